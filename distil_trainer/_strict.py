@@ -1,0 +1,272 @@
+"""Reads YAML into frozen dataclasses, strictly: unknown keys, wrong types and secrets are errors that say where."""
+
+import re
+import types
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from difflib import get_close_matches
+from enum import Enum
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from distil_trainer.errors import DistilTrainerError, RecipeError
+
+T = TypeVar("T")
+
+_SCALARS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+_KINDS = {**_SCALARS, list: "a list", dict: "a mapping"}
+_EXPONENT = re.compile(r"([-+]?)(\d+\.?\d*|\.\d+)[eE]([-+]?\d+)")
+_SECRET_KEY = re.compile(r"(^|_)(token|password|secret|api_key)$")
+_SECRET_VALUE = re.compile(r"hf_[A-Za-z0-9]{20,}")
+
+
+class PlacedError(RecipeError):
+    """A problem with the value at a dotted key; the loader adds the file's name, or the override's text."""
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(f"{where}: {problem}" if where else problem)
+        self.where, self.problem = where, problem
+
+
+def load_recipe(cls: type[T], path: str | PathLike[str], overrides: Sequence[str] = ()) -> T:
+    """The YAML file at `path` as an instance of the dataclass `cls`.
+
+    Types are taken literally: text is no number and a bool is no int; a whole number is fine where a number is wanted.
+    Lists become tuples where the field is one. `null` is accepted only where the field can be None.
+
+    Args:
+        cls: a frozen keyword-only dataclass; its fields may be dataclasses, tuples, lists, dicts, unions, Literals.
+        path: the file, read with PyYAML's safe loader.
+        overrides: `"a.b=value"`, applied in turn after the file. The value is read as YAML, except that `2e-5`, which
+            is text to YAML 1.1, is a number here. Text that looks like something else needs quotes that the
+            shell leaves in: `name='"1e5"'`. A list is replaced as a whole: `alignments=[{...}]`.
+
+    Raises:
+        RecipeError: naming the file (or the override), the dotted key, what was expected, what came.
+    """
+    tree = _read(path)
+    origins: dict[str, str] = {}
+    for override in overrides:
+        _apply(tree, override, origins)
+    try:
+        _refuse_secrets(tree, "")
+        return convert(tree, cls, "")
+    except PlacedError as problem:
+        parts = problem.where.split(".")
+        places = [".".join(parts[:k]) for k in range(len(parts), 0, -1)]
+        origin = next((origins[place] for place in places if place in origins), str(path))
+        raise RecipeError(f"{origin}: {problem}") from problem
+
+
+def convert(value: Any, hint: Any, where: str) -> Any:
+    """`value`, as YAML gives it, as the type `hint`; `where` is its dotted key. Raises `PlacedError`."""
+    origin, arguments = get_origin(hint) or hint, get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _convert_union(value, arguments, hint, where)
+    if origin is Literal:
+        if any(value == choice and type(value) is type(choice) for choice in arguments):
+            return value
+        _refuse(value, hint, where)
+    if isinstance(origin, type) and is_dataclass(origin):
+        return _convert_dataclass(value, origin, where)
+    if isinstance(origin, type) and issubclass(origin, Enum):
+        return value if value in [member.value for member in origin] else _refuse(value, hint, where)
+    if origin in (list, tuple) and isinstance(value, list):
+        inner = arguments[0] if arguments else Any
+        return origin(convert(item, inner, f"{where}[{index}]") for index, item in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        check_text_keys(value, where)
+        inner = arguments[1] if arguments else Any
+        return {key: convert(item, inner, join(where, key)) for key, item in value.items()}
+    if origin is float and type(value) is int:
+        return float(value)
+    return value if type(value) is origin and origin in _SCALARS else _refuse(value, hint, where)
+
+
+def join(where: str, key: str) -> str:
+    """The dotted key of `key` inside `where`."""
+    return f"{where}.{key}" if where else key
+
+
+def check_text_keys(value: dict[Any, Any], where: str) -> None:
+    """Refuses keys that YAML did not read as text (`1:`, `no:`)."""
+    for key in value:
+        if not isinstance(key, str):
+            raise PlacedError(where, f"keys should be text; came {_came(key)}. Put it in quotes.")
+
+
+def refuse_unknown(key: str, known: Iterable[str], where: str) -> NoReturn:
+    """Raises for an unknown `key` of the section `where`, naming the nearest known one."""
+    names = sorted(known)
+    near = get_close_matches(key, names, n=1, cutoff=0.5)
+    raise PlacedError(
+        join(where, key), f"unknown key. Did you mean {near[0]}?" if near else f"unknown key. Known: {names}"
+    )
+
+
+def _convert_dataclass(value: Any, cls: type, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise PlacedError(where, f"expected a mapping with keys of {cls.__name__}; came {_came(value)}.")
+    check_text_keys(value, where)
+    known, hints = {field.name: field for field in fields(cls)}, get_type_hints(cls)
+    for key in value:
+        if key not in known:
+            refuse_unknown(key, known, where)
+    no_default = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    missing = [name for name in no_default if name not in value]
+    if missing:
+        raise PlacedError(where, f"missing {', '.join(missing)}: required, and without a default.")
+    values = {key: convert(item, hints[key], join(where, key)) for key, item in value.items()}
+    try:
+        return cls(**values)
+    except PlacedError as problem:  # a check of the dataclass itself that knows the key
+        raise PlacedError(join(where, problem.where) if problem.where else where, problem.problem) from problem
+    except DistilTrainerError as error:
+        raise PlacedError(where, str(error)) from error
+
+
+def _convert_union(value: Any, members: tuple[Any, ...], hint: Any, where: str) -> Any:
+    if value is None and type(None) in members:
+        return None
+    if any(isinstance(member, type) and issubclass(member, Enum) for member in members):
+        members = tuple(member for member in members if member is not str)  # the text is one of the Enum's values
+    members = tuple(member for member in members if member is not type(None))
+    if len(members) == 1:
+        return convert(value, members[0], where)  # its own message is the better one
+    for member in members:
+        try:
+            return convert(value, member, where)
+        except PlacedError:
+            continue
+    return _refuse(value, hint, where)
+
+
+def _refuse(value: Any, hint: Any, where: str) -> NoReturn:
+    advice = ""
+    wanted = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if isinstance(value, str) and {int, float} & set(wanted):
+        advice = _number_advice(value)
+    elif isinstance(value, bool):
+        advice = " YAML reads yes, no, on and off as true and false: put a word in quotes."
+    raise PlacedError(where, f"expected {_describe(hint)}; came {_came(value)}.{advice}")
+
+
+def _number_advice(text: str) -> str:
+    """What to write for a number that came as text: YAML 1.1 wants a dot and a signed exponent."""
+    if match := _EXPONENT.fullmatch(text.strip()):
+        sign, digits, exponent = match.groups()
+        whole, _, decimals = digits.partition(".")
+        return f" Write {sign}{whole or '0'}.{decimals or '0'}e{int(exponent):+d}: YAML takes {text} for text."
+    return " Write it without quotes." if re.fullmatch(r"\s*[-+]?[\d.]+\s*", text) else ""
+
+
+def _describe(hint: Any) -> str:
+    origin, arguments = get_origin(hint) or hint, get_args(hint)
+    if origin in (Union, types.UnionType):
+        enums = any(isinstance(member, type) and issubclass(member, Enum) for member in arguments)
+        return " or ".join(_describe(member) for member in arguments if not (enums and member is str))
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments)) if len(arguments) > 1 else str(arguments[0]).lower()
+    if isinstance(origin, type) and issubclass(origin, Enum):
+        return "one of " + ", ".join(str(member.value) for member in origin)
+    if origin in (list, tuple):
+        return "a list" + (f" of {_describe(arguments[0])} each" if arguments else "")
+    return _KINDS.get(origin, getattr(origin, "__name__", str(origin)))
+
+
+def _came(value: Any) -> str:
+    if value is None:
+        return "null (nothing)"
+    shown = repr(value)
+    return f"{shown[:57] + '...' if len(shown) > 60 else shown} ({_KINDS.get(type(value), type(value).__name__)})"
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, without its habit of keeping the last of two equal keys."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} is given twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return node
+
+
+def _parse(text: str, fail: Callable[[str], RecipeError]) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise fail(f"{place}this is not valid YAML: {error.problem}.") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+        raise fail(f"this is not valid YAML: {error}.") from error
+
+
+def _read(path: str | PathLike[str]) -> dict[Any, Any]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(
+            f"{path}: cannot be read: {error.strerror}. Give the path of a recipe's YAML file."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: expected UTF-8 text; byte {error.start} is not.") from error
+    tree = _parse(text, lambda message: RecipeError(f"{path}: {message}"))
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path}: expected a mapping (key: value); came {_came(tree)}.")
+    return tree
+
+
+def _apply(tree: dict[Any, Any], override: str, origins: dict[str, str]) -> None:
+    """Puts one `a.b=value` into the tree; `origins` remembers which keys it made."""
+    source = f"override {override!r}"
+    if _SECRET_VALUE.search(override) or _SECRET_KEY.search(override.partition("=")[0]):
+        source = f"override {override.partition('=')[0]!r}"
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"{source}: expected key=value, such as training.seed=1.")
+    value = _parse(text, lambda message: RecipeError(f"{source}: {message}"))
+    if isinstance(value, str) and _EXPONENT.fullmatch(text.strip()):
+        value = float(text)
+    here = tree
+    for depth, key in enumerate(keys[:-1], start=1):
+        if here.get(key) is None:
+            here[key] = {}
+            origins[".".join(keys[:depth])] = source
+        here = here[key]
+        if not isinstance(here, dict):
+            raise RecipeError(
+                f"{source}: {'.'.join(keys[:depth])} is {_came(here)}, with no keys inside. Give it as a whole."
+            )
+    here[keys[-1]] = value
+    origins[".".join(keys)] = source
+
+
+def _refuse_secrets(value: Any, where: str) -> None:
+    """A recipe is published with its results, so it holds no secrets. The message never prints the value."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if isinstance(key, str) and _SECRET_KEY.search(key):
+                raise PlacedError(
+                    join(where, key), "secrets do not belong in a recipe: log in with `hf auth login` instead."
+                )
+            _refuse_secrets(item, join(where, str(key)))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _refuse_secrets(item, f"{where}[{index}]")
+    elif isinstance(value, str) and _SECRET_VALUE.search(value):
+        raise PlacedError(
+            where, "this looks like a Hugging Face token: take it out, revoke it, and log in with `hf auth login`."
+        )

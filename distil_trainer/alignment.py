@@ -1,0 +1,145 @@
+"""What is compared: one `Alignment` a comparison, and the printed map of which layer learns from which.
+
+Layers are counted in blocks, one-based, for every feature: hidden states of layer 0 are the embedding output, of layer
+k the output of block k; the attention of layer k is that of block k.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from distil_trainer.errors import AlignmentError
+from distil_trainer.losses import LOSSES
+
+POSITIONS = ("tokens", "labels")
+_WORDS = {
+    "hidden_states": "hidden states",
+    "attention_probs": "attention",
+    "attention_scores": "attention scores",
+    "logits": "logits",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """One thing that student and teacher are compared on.
+
+    Attributes:
+        feature: `hidden_states`, `attention_probs`, `attention_scores` or `logits`.
+        student_layer: the student's block, one-based; 0 is the embedding output (hidden states only); None for logits.
+        teacher_layer: the teacher's block, counted alike.
+        loss: a loss that this feature accepts: see `distil_trainer.losses.LOSSES`.
+        weight: what the loss is multiplied by in the sum.
+        temperature: divides the logits (logits only; the losses multiply by its square, so gradients keep their scale).
+        positions: `"tokens"` counts attended positions, `"labels"` (logits only) positions whose label is not -100.
+
+    Raises:
+        AlignmentError: on construction, when the fields do not fit together.
+    """
+
+    feature: str
+    student_layer: int | None = None
+    teacher_layer: int | None = None
+    loss: str = "mse"
+    weight: float = 1.0
+    temperature: float = 1.0
+    positions: str = "tokens"
+
+    def __post_init__(self) -> None:
+        _require_choice("feature", self.feature, LOSSES)
+        _require_choice(f"loss for {self.feature}", self.loss, LOSSES[self.feature])
+        _require_choice("positions", self.positions, POSITIONS)
+        for name in ("weight", "temperature"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value <= 0:
+                raise AlignmentError(f"{name} should be a positive, finite number; got {value!r}.")
+        if self.feature == "logits":
+            self._check_logits()
+        else:
+            self._check_layers()
+
+    def _check_logits(self) -> None:
+        for name in ("student_layer", "teacher_layer"):
+            if getattr(self, name) is not None:
+                raise AlignmentError(f"logits belong to no layer, but {name}={getattr(self, name)!r}: leave it out.")
+        if self.loss == "mse" and self.temperature != 1.0:
+            raise AlignmentError(f"mse on logits has no temperature; got {self.temperature}. Leave it at 1.0.")
+
+    def _check_layers(self) -> None:
+        first = 0 if self.feature == "hidden_states" else 1
+        for name in ("student_layer", "teacher_layer"):
+            layer = getattr(self, name)
+            if isinstance(layer, bool) or not isinstance(layer, int) or layer < first:
+                meaning = "0 is the embedding output, k the output of block k" if first == 0 else "blocks count from 1"
+                raise AlignmentError(
+                    f"{name} of {self.feature} should be a whole number from {first} ({meaning}); got {layer!r}."
+                )
+        if self.temperature != 1.0:
+            raise AlignmentError(f"temperature is for logits only; {self.feature} got {self.temperature}.")
+        if self.positions != "tokens":
+            raise AlignmentError(f"positions={self.positions!r} is for logits only; {self.feature} counts tokens.")
+
+    @property
+    def name(self) -> str:
+        """The key of this term in logs, checkpoints and the card: `hidden_states_s5_t11`, or `logits`."""
+        if self.feature == "logits":
+            return "logits"
+        return f"{self.feature}_s{self.student_layer}_t{self.teacher_layer}"
+
+    @property
+    def unit(self) -> str:
+        """What the loss is averaged over: `"tokens"`, `"pairs"` of tokens, or for logits the `positions` chosen."""
+        unit = LOSSES[self.feature][self.loss].unit
+        return self.positions if unit == "positions" else unit
+
+    def __str__(self) -> str:
+        words, weight = _WORDS[self.feature], "" if self.weight == 1 else f", weight {self.weight:g}"
+        if self.feature == "logits":
+            temperature = "" if self.temperature == 1 else f", temperature {self.temperature:g}"
+            return f"student learns logits from teacher ({self.loss}{temperature}{weight})"
+        student, teacher = (_layer_words(layer) for layer in (self.student_layer, self.teacher_layer))
+        return f"student {student} learns {words} from teacher {teacher} ({self.loss}{weight})"
+
+
+def layer_map(alignments: Sequence[Alignment]) -> str:
+    """The printed map, a line an alignment: "student block 3 learns attention from teacher block 6 (mse)"."""
+    return "\n".join(str(alignment) for alignment in alignments)
+
+
+def check_alignments(
+    alignments: Sequence[Alignment], *, student_layers: int | None = None, teacher_layers: int | None = None
+) -> None:
+    """Checks a list of alignments against each other and against the depths of the two models.
+
+    Raises:
+        AlignmentError: something in the list is no `Alignment`, two have the same name, or a layer does not exist.
+    """
+    seen: set[str] = set()
+    for alignment in alignments:
+        if not isinstance(alignment, Alignment):
+            raise AlignmentError(f"alignments should hold Alignment objects; got {type(alignment).__name__}.")
+        if alignment.name in seen:
+            raise AlignmentError(
+                f"two alignments are named {alignment.name!r}. Each pair of layers can be aligned once per feature: "
+                "add up their weights, or drop one."
+            )
+        seen.add(alignment.name)
+        for role, layer, depth in (
+            ("student", alignment.student_layer, student_layers),
+            ("teacher", alignment.teacher_layer, teacher_layers),
+        ):
+            if layer is not None and depth is not None and layer > depth:
+                raise AlignmentError(
+                    f"{alignment.name}: the {role} has {depth} blocks, but {role}_layer={layer}. "
+                    "Layers count from 1; `outputs.hidden_states[k]` is layer k, `outputs.attentions[k]` is layer k+1."
+                )
+
+
+def _layer_words(layer: int | None) -> str:
+    return "embeddings" if layer == 0 else f"block {layer}"
+
+
+def _require_choice(what: str, value: object, choices: Sequence[str] | dict[str, object] | object) -> None:
+    names = list(choices)  # type: ignore[call-overload]
+    if value not in names:
+        raise AlignmentError(f"{what} should be one of {', '.join(names)}; got {value!r}.")

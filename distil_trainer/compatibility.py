@@ -1,0 +1,66 @@
+"""Whether a student and a teacher can be compared as the alignments ask: settled before any training step."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from distil_trainer.alignment import Alignment, check_alignments
+from distil_trainer.errors import AlignmentError
+
+_SIZES = {
+    "hidden_states": ("hidden_size", "widths must be equal, because the two are subtracted"),
+    "attention_probs": ("num_attention_heads", "head counts must be equal, because heads are compared one by one"),
+    "attention_scores": ("num_attention_heads", "head counts must be equal, because heads are compared one by one"),
+}
+
+
+def check_pair(student: nn.Module, teacher: nn.Module, alignments: Sequence[Alignment]) -> None:
+    """Checks depths, widths, head counts and vocabularies.
+
+    Raises:
+        AlignmentError: the first thing that does not fit, with both sizes.
+    """
+    check_alignments(
+        alignments,
+        student_layers=_size(student, "num_hidden_layers"),
+        teacher_layers=_size(teacher, "num_hidden_layers"),
+    )
+    for alignment in alignments:
+        if alignment.feature == "logits":
+            _check_equal(alignment, "number of logits", _logit_count(student), _logit_count(teacher))
+        else:
+            key, why = _SIZES[alignment.feature]
+            _check_equal(alignment, key, _size(student, key), _size(teacher, key), why)
+    _check_equal(None, "vocabulary size", _size(student, "vocab_size"), _size(teacher, "vocab_size"))
+
+
+def _check_equal(
+    alignment: Alignment | None, what: str, student: int | None, teacher: int | None, why: str = ""
+) -> None:
+    if student is None or teacher is None or student == teacher:
+        return
+    subject = alignment.name if alignment else "student and teacher read the same input ids"
+    raise AlignmentError(
+        f"{subject}: {what} of the student is {student}, of the teacher {teacher}. "
+        f"{why.capitalize() + '. ' if why else ''}Build the student with `student_config` from this teacher, "
+        "or drop this alignment."
+    )
+
+
+def _size(model: nn.Module, key: str) -> int | None:
+    config: Any = getattr(model, "config", None)
+    return getattr(config, key, None)
+
+
+def _logit_count(model: nn.Module) -> int:
+    """The last dimension of the model's logits: its output embeddings', or its classifier's."""
+    embeddings = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if embeddings is not None:
+        return int(embeddings.weight.shape[0])
+    if any(hasattr(model, name) for name in ("classifier", "score", "qa_outputs")):
+        return int(model.config.num_labels)  # type: ignore[union-attr]
+    raise AlignmentError(
+        f"logits are aligned, but {type(model).__name__} has no head that gives any: load it with one "
+        "(AutoModelForMaskedLM, AutoModelForSequenceClassification, ...)."
+    )

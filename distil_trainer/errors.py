@@ -1,0 +1,33 @@
+"""The errors this library raises on purpose. Each message says what was expected, what came, and what to do."""
+
+
+class DistilTrainerError(Exception):
+    """Base of every error of ours: `except DistilTrainerError` catches them all."""
+
+
+class AlignmentError(DistilTrainerError, ValueError):
+    """An alignment or a layer map that cannot be computed."""
+
+
+class StudentError(DistilTrainerError, ValueError):
+    """A student that cannot be built from this teacher."""
+
+
+class CaptureError(DistilTrainerError, RuntimeError):
+    """A model whose blocks or attention inputs cannot be read."""
+
+
+class TrainingSetupError(DistilTrainerError, ValueError):
+    """Arguments of `DistillationTrainer` that do not fit together."""
+
+
+class DataError(DistilTrainerError, ValueError):
+    """Data that cannot be used as it is."""
+
+
+class RecordError(DistilTrainerError, ValueError):
+    """A record that is incomplete, or not one of ours."""
+
+
+class RecipeError(DistilTrainerError, ValueError):
+    """A recipe (YAML and overrides) with an unknown key or a value of the wrong type."""

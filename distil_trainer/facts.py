@@ -1,0 +1,172 @@
+"""Gathers what a record holds from the objects of a run: models, arguments, logs and the machine."""
+
+import contextlib
+import dataclasses
+import enum
+import math
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, TrainingArguments
+
+from distil_trainer.blocks import blocks
+from distil_trainer.errors import CaptureError
+from distil_trainer.record import HUB_ID, Hardware, ModelFacts, without_paths
+
+_PACKAGES = ("distil_trainer", "transformers", "torch", "datasets", "accelerate", "huggingface_hub")
+_NOT_SCIENCE = re.compile(r"output_dir|logging_dir|run_name|report_to|disable_tqdm|push_to_hub.*|hub_.*|.*token")
+_SECRET = re.compile(r"(?i)((?:token|secret|password|api_?key)\S*?[= ]\s*)\S+|hf_\w{20,}")
+
+
+def hub_id(name: str | None) -> str | None:
+    """`name` if it can be an id on the Hub, None if it is a folder here or cannot be an id."""
+    return name if name and HUB_ID.fullmatch(name) and not Path(name).exists() else None
+
+
+def model_facts(
+    model: PreTrainedModel, *, name: str, folder: str | os.PathLike[str] | None = None, **known: Any
+) -> ModelFacts:
+    """What can be read off a model. `known` are further fields of `ModelFacts`: id, revision, license, language, ...
+
+    `embedding_parameters` counts the tables (`nn.Embedding`); a tied output layer is counted once, there.
+    `folder`, where the model was saved, gives `bytes_on_disk`: the size of its weights.
+    """
+    config = model.config
+    facts: dict[str, Any] = {
+        "name": name,
+        "class_name": type(model).__name__,
+        "model_type": config.model_type,
+        "layers": getattr(config, "num_hidden_layers", None),  # config names differ; transformers maps the usual ones
+        "hidden_size": getattr(config, "hidden_size", None),
+        "heads": getattr(config, "num_attention_heads", None),
+        "vocabulary": getattr(config, "vocab_size", None),
+        "max_length": _max_length(model),
+        "parameters": _count(model.parameters()),
+        "embedding_parameters": _count(
+            p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()
+        ),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+    with contextlib.suppress(CaptureError):  # an unusual model: the number stays unknown
+        facts["block_parameters"] = _count(blocks(model).parameters())
+    if folder is not None:
+        files = [f for pattern in ("*.safetensors", "pytorch_model*.bin") for f in Path(folder).glob(pattern)]
+        facts["bytes_on_disk"] = sum(f.stat().st_size for f in files) or None
+    return ModelFacts(**{**facts, **known})
+
+
+def alignment_facts(alignments: Iterable[Any]) -> tuple[dict[str, Any], ...]:
+    """The fields of each `Alignment`, and its name, as `Record(alignments=...)` takes them."""
+    return tuple({**dataclasses.asdict(alignment), "name": alignment.name} for alignment in alignments)
+
+
+def changed_arguments(args: TrainingArguments) -> dict[str, Any]:
+    """The arguments that differ from a default-built `TrainingArguments`, as plain values.
+
+    Names of folders, runs, repositories and tokens are left out, and so is any value that is a path.
+    """
+    default = type(args)(output_dir="out", use_cpu=args.use_cpu)  # one process has one device
+    changed = {}
+    for f in dataclasses.fields(args):
+        value = _plain(getattr(args, f.name))
+        is_path = isinstance(value, str) and re.search(r"[\\/]", value)
+        if f.init and not _NOT_SCIENCE.fullmatch(f.name) and not is_path and value != _plain(getattr(default, f.name)):
+            changed[f.name] = value
+    if args.use_cpu:
+        changed["use_cpu"] = True
+    return changed
+
+
+def loss_curve(log_history: Iterable[Mapping[str, Any]]) -> dict[str, list[list[float]]]:
+    """The points of "loss", "loss/<term>", "eval_loss" and "eval_loss/<term>" in `trainer.state.log_history`.
+
+    Those that are NaN or infinite are left out: a record is strict JSON.
+    """
+    curve: dict[str, list[list[float]]] = {}
+    for entry in log_history:
+        for name, value in entry.items():
+            if re.fullmatch(r"(eval_)?loss(/.+)?", name) and math.isfinite(value):
+                curve.setdefault(name, []).append([entry["step"], float(value)])
+    return curve
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the result, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu_name() -> str | None:
+    """The model name of the processor."""
+    try:
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:  # not Linux
+        match = None
+    return match[1].strip() if match else platform.processor() or platform.machine() or None
+
+
+def hardware() -> Hardware:
+    """The machine of this process."""
+    memory = None
+    if "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return Hardware(
+        cpu=cpu_name(),
+        cores=torch.get_num_threads(),
+        memory_gib=memory,
+        gpus=tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())),
+        processes=torch.distributed.get_world_size() if distributed else 1,
+    )
+
+
+def now() -> str:
+    """The time as a record's `date`: ISO 8601, UTC, in seconds."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def command(argv: list[str] | None = None) -> str:
+    """The command line of this process, without tokens and without absolute paths."""
+    words = " ".join(["python", *(sys.argv if argv is None else argv)])
+    return without_paths(_SECRET.sub(lambda match: f"{match[1] or ''}***", words))
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(p.numel() for p in {id(p): p for p in parameters}.values())  # a tied parameter counts once
+
+
+def _max_length(model: PreTrainedModel) -> int | None:
+    length: int | None = getattr(model.config, "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        # RoBERTa keeps the first rows of the table for padding: 514 positions hold 512 tokens.
+        if length and name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return length - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return length
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return _plain(value.value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return str(value)

@@ -1,0 +1,107 @@
+"""Metrics in the shape of `evaluate`'s modules that need no network, and the functions that Trainer wants of them.
+
+`evaluate.load("seqeval")` downloads a script; `SeqEval()` is the same measure as a class, used in the same way:
+
+    metric = SeqEval()
+    metric.add_batch(predictions=[["O", "B-PER"]], references=[["O", "B-PER"]])
+    metric.compute()["overall_f1"]
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+from seqeval.metrics import accuracy_score, classification_report
+
+from distil_trainer.data import IGNORED_LABEL, check_tags
+from distil_trainer.errors import DataError
+
+
+class SeqEval(evaluate.Metric):
+    """Precision, recall and F1 of whole entities, by seqeval.
+
+    An entity counts as found when type, first and last token agree. `compute` takes `predictions` and `references`,
+    lists of lists of BIO tags of equal length, and returns `overall_precision`, `overall_recall`, `overall_f1`,
+    `overall_accuracy` (of single tags) and, for each entity type, a dict of precision, recall, f1 and number (of
+    true entities). A type that is never predicted, or never present, scores 0.
+
+    What is added is held in memory. With `cache_dir=...` it goes through files there, as evaluate's own modules do
+    (needed for evaluate's `num_process`; Trainer gathers predictions itself and needs neither).
+    """
+
+    def __init__(self, *, cache_dir: str | None = None, **kwargs: Any) -> None:
+        """Take the options of `evaluate.EvaluationModule`; none is needed."""
+        if cache_dir:
+            super().__init__(cache_dir=cache_dir, **kwargs)
+            return
+        # evaluate makes a folder even when it keeps everything in memory
+        with tempfile.TemporaryDirectory() as scratch:
+            super().__init__(cache_dir=scratch, keep_in_memory=True, **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        tags = datasets.List(datasets.Value("string"))
+        return evaluate.MetricInfo(
+            description="Precision, recall and F1 of the entities in sequences of BIO tags, by seqeval.",
+            citation="",
+            features=datasets.Features({"predictions": tags, "references": tags}),
+            reference_urls=["https://github.com/chakki-works/seqeval"],
+        )
+
+    def _compute(self, predictions: list[list[str]], references: list[list[str]]) -> dict[str, Any]:
+        for number, (predicted, true) in enumerate(zip(predictions, references, strict=True)):
+            if len(predicted) != len(true):
+                raise DataError(
+                    f"expected as many predicted as true tags, got {len(predicted)} and {len(true)} in sequence "
+                    f"{number}; leave ignored positions out of both"
+                )
+        tags = set(chain.from_iterable(chain(predictions, references)))
+        check_tags(tags)
+        if tags <= {"O"}:  # seqeval would average over no type at all
+            report = {"micro avg": {"precision": 0.0, "recall": 0.0, "f1-score": 0.0}}
+        else:
+            report = classification_report(references, predictions, output_dict=True, zero_division=0)
+        overall = report.pop("micro avg")
+        scores: dict[str, Any] = {
+            name: {
+                "precision": float(row["precision"]),
+                "recall": float(row["recall"]),
+                "f1": float(row["f1-score"]),
+                "number": int(row["support"]),
+            }
+            for name, row in report.items()
+            if name not in ("macro avg", "weighted avg")
+        }
+        return scores | {
+            "overall_precision": float(overall["precision"]),
+            "overall_recall": float(overall["recall"]),
+            "overall_f1": float(overall["f1-score"]),
+            "overall_accuracy": float(accuracy_score(references, predictions)),
+        }
+
+
+def token_classification_metrics(label_list: Sequence[str]) -> Callable[[Any], dict[str, float]]:
+    """A `compute_metrics` for Trainer: the largest logit of each labelled position, scored by `SeqEval`.
+
+    `label_list[i]` is the tag of class i. The function takes an `EvalPrediction` (or a pair of logits (B, T, C) and
+    labels (B, T); positions labelled -100 are left out) and returns precision, recall, f1 and accuracy over all types.
+    """
+    names = list(label_list)
+    if not names:
+        raise DataError("expected a list of tags, got an empty one; take it from `label_list(dataset)`")
+
+    def compute_metrics(prediction: Any) -> dict[str, float]:
+        logits, labels = prediction
+        best = np.asarray(logits[0] if isinstance(logits, tuple) else logits).argmax(axis=-1)
+        labels = np.asarray(labels)
+        rows = list(zip(best, labels, labels != IGNORED_LABEL, strict=True))
+        scores = SeqEval().compute(
+            predictions=[[names[i] for i in row[kept]] for row, _, kept in rows],
+            references=[[names[i] for i in row[kept]] for _, row, kept in rows],
+        )
+        return {name: scores[f"overall_{name}"] for name in ("precision", "recall", "f1", "accuracy")}
+
+    return compute_metrics

@@ -1,0 +1,62 @@
+"""Which positions of a batch count, and how many there are.
+
+A loss is a sum over counted positions divided by their number in the whole optimizer step, over all micro-batches and
+processes. The numbers follow from the inputs alone, so they are known before the first forward of the step.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distil_trainer.errors import DataError
+
+UNITS = ("tokens", "pairs", "rows", "labels", "task")
+"""tokens: attended tokens. pairs: pairs of attended tokens of one row. rows: examples. labels: labelled positions.
+task: labelled positions that the task loss of the model averages over."""
+
+
+def token_mask(inputs: Mapping[str, Any]) -> Tensor:
+    """Bool [B, T]: the attended tokens, all of them where the batch has no `attention_mask`."""
+    if inputs.get("attention_mask") is not None:
+        return inputs["attention_mask"].bool()
+    for key in ("input_ids", "inputs_embeds"):
+        if inputs.get(key) is not None:
+            return torch.ones(inputs[key].shape[:2], dtype=torch.bool, device=inputs[key].device)
+    raise DataError(
+        f"a batch should have `input_ids` or `inputs_embeds`; got {', '.join(inputs)}. Check the collator and columns."
+    )
+
+
+def label_mask(inputs: Mapping[str, Any]) -> Tensor:
+    """bool, the shape of `labels` ([B, T] or [B]): True where a label is not -100.
+
+    Raises:
+        DataError: the batch has no `labels`.
+    """
+    if inputs.get("labels") is None:
+        raise DataError(
+            f"positions='labels' counts labelled positions, but the batch has no `labels`; it has {', '.join(inputs)}."
+        )
+    return inputs["labels"] != -100
+
+
+def count_positions(batches: Sequence[Mapping[str, Any]], *, shifts_labels: bool) -> Tensor:
+    """How many positions the given micro-batches hold: int64 [len(UNITS)] on their device, in the order of `UNITS`.
+
+    Args:
+        batches: the micro-batches of one optimizer step, on this process; at least one.
+        shifts_labels: the model's own loss compares position t with label t + 1 (causal models).
+    """
+    return torch.stack([_count_batch(batch, shifts_labels) for batch in batches]).sum(0)
+
+
+def _count_batch(batch: Mapping[str, Any], shifts_labels: bool) -> Tensor:
+    lengths = token_mask(batch).sum(-1)
+    labelled = lengths.new_zeros(1)
+    if batch.get("labels") is not None:
+        labelled = label_mask(batch)
+    predicted = labelled[..., 1:] if shifts_labels else labelled
+    rows = torch.ones_like(lengths)
+    return torch.stack([x.sum() for x in (lengths, lengths**2, rows, labelled, predicted)])

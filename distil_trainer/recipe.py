@@ -1,0 +1,256 @@
+"""The YAML of a run as frozen dataclasses: `load_recipe(DistillRecipe, "recipe.yaml", ["training.seed=1"])`.
+
+Science only: what is learned from what, and how. Hardware is in the YAML that `accelerate launch` reads.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_type_hints
+
+from transformers import TrainingArguments
+
+from distil_trainer._strict import PlacedError, check_text_keys, convert, join, load_recipe, refuse_unknown
+from distil_trainer.alignment import Alignment, check_alignments
+from distil_trainer.errors import RecipeError
+from distil_trainer.methods import METHODS
+
+__all__ = [
+    "CardSpec",
+    "DistillRecipe",
+    "FinetuneRecipe",
+    "NerData",
+    "StudentSpec",
+    "TeacherSource",
+    "TextData",
+    "load_recipe",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSource:
+    """Where the teacher comes from.
+
+    Attributes:
+        name: a Hub id, a local path, or `package:` and the name of a Python package that holds a model.
+        revision: branch, tag or commit on the Hub.
+        model_class: the Auto class to load it with; the student gets the same heads.
+        hub_id: the Hub id that the card states, when the teacher is loaded from elsewhere.
+        license: the teacher's license, for the card.
+        language: the teacher's languages as ISO 639 codes, for the card.
+    """
+
+    name: str
+    revision: str | None = None
+    model_class: Literal[
+        "AutoModel",
+        "AutoModelForMaskedLM",
+        "AutoModelForPreTraining",
+        "AutoModelForSequenceClassification",
+        "AutoModelForTokenClassification",
+    ] = "AutoModel"
+    hub_id: str | None = None
+    license: str | None = None
+    language: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentSpec:
+    """What the student is made of.
+
+    Attributes:
+        num_hidden_layers: its number of blocks.
+        name: what the card calls it.
+        layers: which teacher blocks it starts from: bottom, top, spread, or a list counted from 1.
+        freeze_embeddings: keep the teacher's embeddings as they are.
+        dropout: every dropout probability of the student; None keeps the teacher's.
+    """
+
+    num_hidden_layers: int
+    name: str
+    layers: Literal["bottom", "top", "spread"] | tuple[int, ...] = "bottom"
+    freeze_embeddings: bool = False
+    dropout: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.num_hidden_layers >= 1, "num_hidden_layers", "at least 1", self.num_hidden_layers)
+        if self.dropout is not None:
+            _require(0 <= self.dropout < 1, "dropout", "from 0 to below 1", self.dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextData:
+    """The text to distil on.
+
+    Attributes:
+        files: paths or globs of the training text, relative to the working directory.
+        validation: paths or globs of the validation text, same format; none means no evaluation.
+        format: `text` has one example a line, `jsonl` one JSON object a line.
+        column: the key of the text in `jsonl`.
+        max_length: tokens an example is cut to.
+        max_examples: how many training examples to use; None means all.
+        mlm_probability: share of tokens to mask; None leaves the text as it is.
+        name: what the card calls the data.
+        description: a sentence about it for the card.
+        license: its license, for the card.
+        language: its languages as ISO 639 codes, for the card.
+        hub_id: its id on the Hub, if it is there.
+        revision: branch, tag or commit on the Hub.
+    """
+
+    files: tuple[str, ...]
+    validation: tuple[str, ...] = ()
+    format: Literal["text", "jsonl"] = "text"
+    column: str = "text"
+    max_length: int = 128
+    max_examples: int | None = None
+    mlm_probability: float | None = None
+    name: str | None = None
+    description: str | None = None
+    license: str | None = None
+    language: tuple[str, ...] = ()
+    hub_id: str | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        _require(bool(self.files), "files", "at least one path", self.files)
+        _require(self.max_length >= 1, "max_length", "at least 1", self.max_length)
+        if self.max_examples is not None:
+            _require(self.max_examples >= 1, "max_examples", "at least 1, or null for all", self.max_examples)
+        if self.mlm_probability is not None:
+            _require(0 < self.mlm_probability < 1, "mlm_probability", "between 0 and 1", self.mlm_probability)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardSpec:
+    """What the model card says that no run can know.
+
+    Attributes:
+        title: its heading; None makes one from the student's name.
+        language: the student's languages as ISO 639 codes; none are stated if empty.
+        license: the student's license; none is stated if None.
+        tags: more tags for the Hub.
+    """
+
+    title: str | None = None
+    language: tuple[str, ...] = ()
+    license: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillRecipe:
+    """One distillation: `recipes/distill.py`.
+
+    Attributes:
+        teacher: where the teacher comes from.
+        student: what the student is made of.
+        data: the text.
+        output_dir: where checkpoints, the student and the record go.
+        method: a published method by name (`distil_trainer.methods`); else give `alignments`.
+        alignments: what is compared, each with the fields of `distil_trainer.Alignment`; else give `method`.
+        task_weight: weight of the student's own loss on labels.
+        training: `transformers.TrainingArguments`, as they are called there.
+        card: what the model card says besides.
+    """
+
+    teacher: TeacherSource
+    student: StudentSpec
+    data: TextData
+    output_dir: str
+    method: str | None = None
+    alignments: tuple[Alignment, ...] = ()
+    task_weight: float = 0.0
+    training: dict[str, Any] = field(default_factory=dict)
+    card: CardSpec = field(default_factory=CardSpec)
+
+    def __post_init__(self) -> None:
+        if (self.method is None) == (not self.alignments):
+            came = "neither" if self.method is None else "both"
+            raise RecipeError(f"expected either method or alignments; came {came}. Methods: {', '.join(METHODS)}.")
+        if self.method is not None:
+            _require(self.method in METHODS, "method", f"one of {', '.join(METHODS)}", self.method)
+        check_alignments(self.alignments, student_layers=self.student.num_hidden_layers)
+        _require(self.task_weight >= 0, "task_weight", "0 or more", self.task_weight)
+        _check_training(self.training, {"output_dir": "output_dir"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class NerData:
+    """Sentences with named entities: JSONL with `tokens` and `ner_tags` (BIO tags as text), and where they are from.
+
+    Attributes:
+        train: paths or globs to fine-tune on, relative to the working directory.
+        test: paths or globs to score on.
+        validation: paths or globs to score on after each epoch; none means no evaluation.
+        name: what the card calls the data set.
+        config: the data set's configuration, for the card.
+        split: the split that the test files are, for the card.
+        hub_id: its id on the Hub, if it is there.
+        revision: branch, tag or commit on the Hub.
+        license: its license, for the card.
+        language: its languages as ISO 639 codes, for the card.
+    """
+
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    validation: tuple[str, ...] = ()
+    name: str
+    config: str | None = None
+    split: str = "test"
+    hub_id: str | None = None
+    revision: str | None = None
+    license: str | None = None
+    language: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(bool(self.train), "train", "at least one path", self.train)
+        _require(bool(self.test), "test", "at least one path", self.test)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRecipe:
+    """The same fine-tuning of several models with several seeds: `recipes/finetune.py`.
+
+    Attributes:
+        models: a name for the tables (teacher, student, undistilled, ...) -> a Hub id or path.
+        data: the sentences.
+        seeds: one run a seed; scores are averaged.
+        output_dir: where the runs and their records go.
+        task: what is learned.
+        max_length: tokens a sentence is cut to.
+        training: `transformers.TrainingArguments`, as they are called there.
+    """
+
+    models: dict[str, str]
+    data: NerData
+    seeds: tuple[int, ...]
+    output_dir: str
+    task: Literal["token-classification"] = "token-classification"
+    max_length: int = 128
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require(bool(self.models), "models", "at least one name: path", self.models)
+        _require(bool(self.seeds), "seeds", "at least one", self.seeds)
+        _require(len(set(self.seeds)) == len(self.seeds), "seeds", "different numbers", self.seeds)
+        _require(self.max_length >= 1, "max_length", "at least 1", self.max_length)
+        _check_training(self.training, {"output_dir": "output_dir", "seed": "seeds"})
+
+
+def _require(holds: bool, key: str, expected: str, came: object) -> None:
+    if not holds:
+        raise PlacedError(key, f"expected {expected}; came {came!r}.")
+
+
+def _check_training(training: Mapping[str, Any], elsewhere: Mapping[str, str]) -> None:
+    """Checks names and types against `TrainingArguments`; `elsewhere` are the ones with a place of their own."""
+    check_text_keys(dict(training), "training")
+    hints = get_type_hints(TrainingArguments)
+    for key, value in training.items():
+        if key in elsewhere:
+            raise PlacedError(
+                join("training", key), f"this is {elsewhere[key]} at the top of the recipe; give it there only."
+            )
+        if key not in TrainingArguments.__dataclass_fields__:
+            refuse_unknown(key, set(TrainingArguments.__dataclass_fields__) - set(elsewhere), "training")
+        convert(value, hints[key], join("training", key))

@@ -1,0 +1,326 @@
+"""The student: the teacher's architecture with fewer blocks, every weight of it copied from the teacher."""
+
+import copy
+import dataclasses
+import os
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from distil_trainer.blocks import blocks
+from distil_trainer.errors import CaptureError, StudentError
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+# Settings with one entry a block (ModernBERT, Gemma, ...): they are cut together with the blocks.
+_PER_BLOCK = ("layer_types", "mlp_layer_types")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a student's weights came from. `str()` of it is the plan, a line a block.
+
+    Attributes:
+        teacher: the teacher's Hub id, or the last folder name of a local path; `""` for a model made from a config.
+        revision: the teacher's commit on the Hub, if its config knows it. transformers 5.23 no longer keeps it there:
+            whoever loaded the teacher knows it, and can add it with `dataclasses.replace`.
+        teacher_layers: blocks of the teacher.
+        copied_blocks: for each student block the teacher block (one-based) that it was copied from.
+        frozen: the modules whose parameters were frozen, as named in the base model.
+    """
+
+    teacher: str
+    revision: str | None
+    teacher_layers: int
+    copied_blocks: tuple[int, ...]
+    frozen: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"student block {k} <- teacher block {source}" for k, source in enumerate(self.copied_blocks, start=1)]
+        return "\n".join(lines + [f"frozen: {name}" for name in self.frozen])
+
+
+def student_config(
+    teacher_config: PretrainedConfig, *, num_hidden_layers: int, **overrides: object
+) -> PretrainedConfig:
+    """The teacher's config with another depth. The teacher's own config is not touched.
+
+    The attention implementation carries on; the teacher's name, path and commit do not: the student is a new model.
+    Per-block settings (`layer_types`) keep their first `num_hidden_layers` entries unless they are given.
+
+    Args:
+        teacher_config: the config to start from.
+        num_hidden_layers: blocks of the student, from 1 to the teacher's.
+        overrides: other attributes of the config, by either of their names (`hidden_size` or DistilBERT's `dim`).
+
+    Raises:
+        StudentError: the depth is out of range, an override is unknown or invalid, or the width is no multiple of
+            the heads.
+    """
+    if not isinstance(teacher_config, PretrainedConfig):
+        raise StudentError(
+            f"teacher_config should be a transformers config; got {type(teacher_config).__name__}. Pass teacher.config."
+        )
+    config = copy.deepcopy(teacher_config)
+    depth = getattr(config, "num_hidden_layers", None)
+    if not isinstance(depth, int):
+        raise StudentError(f"{type(config).__name__} has no num_hidden_layers, so its depth cannot be changed.")
+    if isinstance(num_hidden_layers, bool) or not isinstance(num_hidden_layers, int):
+        raise StudentError(f"num_hidden_layers should be a whole number; got {num_hidden_layers!r}.")
+    if not 1 <= num_hidden_layers <= depth:
+        raise StudentError(
+            f"num_hidden_layers should be from 1 to the teacher's {depth}; got {num_hidden_layers}. "
+            "A student is at most as deep as its teacher."
+        )
+    _check_names(config, overrides)
+    per_block: dict[str, object] = {
+        name: list(values[:num_hidden_layers])
+        for name in _PER_BLOCK
+        if isinstance(values := getattr(config, name, None), list | tuple)
+    }
+    config.name_or_path = ""
+    vars(config).pop("_commit_hash", None)
+    try:
+        for name, value in {"num_hidden_layers": num_hidden_layers, **per_block, **overrides}.items():
+            setattr(config, name, value)
+        config.validate()
+    except StrictDataclassError as error:
+        raise StudentError(f"{type(config).__name__} refuses this: {error}") from error
+    _check_heads(config)
+    return config
+
+
+def build_student(
+    teacher: Model,
+    config: PretrainedConfig,
+    layers: str | Sequence[int] = "bottom",
+    *,
+    freeze_embeddings: bool = False,
+) -> Model:
+    """A student of the teacher's class with chosen blocks of it; embeddings, pooler and heads are copied as they are.
+
+    Nothing is initialised at random and the random state is left alone. The student shares no memory with the teacher,
+    has its dtypes and devices, keeps weights tied that the config ties, and is in `eval()` mode like a model from
+    `from_pretrained` (the Trainer switches to training mode). Parameters that are frozen in the teacher are not frozen
+    in the student. `student.provenance` says what was copied.
+
+    Args:
+        teacher: any transformers model with one stack of blocks: a plain base model or one with a head.
+        config: as from `student_config`; only the depth may differ in what shapes the weights.
+        layers: which teacher blocks, counted from 1, become student blocks 1..n: `"bottom"` the first n, `"top"` the
+            last n, `"spread"` block round(i * L / n) for i = 1..n (TinyBERT's map; of 12 to 6: 2, 4, .., 12), or a
+            list of n different blocks in the order wanted.
+        freeze_embeddings: freeze the embedding module (in BERT: word, position and type tables and their LayerNorm).
+            An output layer that is tied to the word table is frozen with it.
+
+    Raises:
+        StudentError: the arguments do not fit together. It is raised before any weight is copied.
+    """
+    if not isinstance(teacher, PreTrainedModel):
+        raise StudentError(
+            f"teacher should be a transformers PreTrainedModel; got {type(teacher).__name__}. Load it with "
+            "AutoModel.from_pretrained, and pass the model itself, not a wrapper of it."
+        )
+    if type(config) is not type(teacher.config):
+        raise StudentError(
+            f"config should be a {type(teacher.config).__name__} like the teacher's; got {type(config).__name__}. "
+            "Make it with student_config(teacher.config, num_hidden_layers=...)."
+        )
+    try:
+        teacher_layers = len(blocks(teacher))
+    except CaptureError as error:
+        raise StudentError(f"The teacher's blocks cannot be copied. {error}") from error
+    chosen = _choose(layers, student_layers=config.num_hidden_layers, teacher_layers=teacher_layers)
+    _check_same_shape(teacher.config, config, chosen)
+
+    config = copy.deepcopy(config)  # a model writes to its config; the caller's stays as it is
+    config.dtype = teacher.dtype
+    # On "meta" there are shapes but no storage: no memory, no random numbers, and everything can be checked first.
+    with torch.device("meta"):
+        student = type(teacher)(config)
+    sources = _sources(student, teacher, chosen)
+    frozen = _embeddings(student) if freeze_embeddings else {}
+
+    _fill(student, sources)
+    for module in frozen.values():
+        module.requires_grad_(False)
+    student.eval()
+    student.provenance = Provenance(  # type: ignore[assignment]  # a plain attribute, no module
+        teacher=_public_name(teacher.name_or_path or ""),
+        revision=getattr(teacher.config, "_commit_hash", None),
+        teacher_layers=teacher_layers,
+        copied_blocks=chosen,
+        frozen=tuple(frozen),
+    )
+    return student
+
+
+def _check_names(config: PretrainedConfig, overrides: dict[str, object]) -> None:
+    known = {name for name in vars(config) if not name.startswith("_")} | set(config.attribute_map) | {"num_labels"}
+    for name in overrides:
+        if name == config.attribute_map.get("num_hidden_layers"):
+            raise StudentError(f"{name} is the depth: give it once, as num_hidden_layers.")
+        if name not in known:
+            near = get_close_matches(name, sorted(known), n=1, cutoff=0.4)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise StudentError(f"{type(config).__name__} has no attribute {name!r}.{hint}")
+
+
+def _check_heads(config: PretrainedConfig) -> None:
+    width, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
+    if not isinstance(width, int) or not isinstance(heads, int) or getattr(config, "head_dim", None) is not None:
+        return
+    if heads < 1 or width % heads:
+        raise StudentError(
+            f"num_attention_heads should divide hidden_size ({width}); got {heads}. Leave both as in the teacher."
+        )
+
+
+def _choose(layers: str | Sequence[int], *, student_layers: int, teacher_layers: int) -> tuple[int, ...]:
+    """The teacher blocks to copy, one-based, in the student's order."""
+    if not 1 <= student_layers <= teacher_layers:
+        raise StudentError(
+            f"config.num_hidden_layers should be from 1 to the teacher's {teacher_layers}; got {student_layers}."
+        )
+    if isinstance(layers, str):
+        named = {
+            "bottom": range(1, student_layers + 1),
+            "top": range(teacher_layers - student_layers + 1, teacher_layers + 1),
+            "spread": [round(i * teacher_layers / student_layers) for i in range(1, student_layers + 1)],
+        }
+        if layers not in named:
+            raise StudentError(
+                f"layers should be one of {', '.join(named)}, or a list of the teacher's blocks; got {layers!r}."
+            )
+        return tuple(named[layers])
+    chosen = tuple(layers)
+    if len(chosen) != student_layers:
+        raise StudentError(
+            f"layers should name {student_layers} teacher blocks, one for each student block; got {len(chosen)}: "
+            f"{list(chosen)}."
+        )
+    for block in chosen:
+        if isinstance(block, bool) or not isinstance(block, int) or not 1 <= block <= teacher_layers:
+            raise StudentError(
+                f"layers should hold numbers from 1 to {teacher_layers}; got {block!r}. Blocks are counted from one: "
+                f"1 is the block after the embeddings, {teacher_layers} the last."
+            )
+    repeated = sorted({block for block in chosen if chosen.count(block) > 1})
+    if repeated:
+        raise StudentError(f"layers should name each teacher block at most once; repeated: {repeated}.")
+    return chosen
+
+
+def _check_same_shape(teacher: PretrainedConfig, student: PretrainedConfig, chosen: tuple[int, ...]) -> None:
+    """Refuses what can be seen in the configs alone; the shapes themselves are compared in `_sources`."""
+    _check_heads(student)
+    # Another number of heads leaves every shape as it is and changes what the weights mean.
+    heads = ("num_attention_heads", "num_key_value_heads", "head_dim")
+    if any(getattr(teacher, name, None) != getattr(student, name, None) for name in heads):
+        raise StudentError(_only_depth(teacher, student))
+    for name in _PER_BLOCK:
+        kinds, wanted = getattr(student, name, None), getattr(teacher, name, None)
+        if not kinds or not wanted:
+            continue
+        wanted = [wanted[block - 1] for block in chosen]
+        if list(kinds) != wanted:
+            raise StudentError(
+                f"config.{name} should be that of the copied blocks, {wanted}; got {list(kinds)}. "
+                f"Give it: student_config(..., {name}=[...])."
+            )
+
+
+def _only_depth(teacher: PretrainedConfig, student: PretrainedConfig) -> str:
+    """The message for a config that changes more than the depth: names what differs, whole numbers before the rest."""
+    ours, theirs = student.to_dict(), teacher.to_dict()
+    expected = {
+        "num_hidden_layers",
+        teacher.attribute_map.get("num_hidden_layers"),
+        "transformers_version",
+        "dtype",
+        *_PER_BLOCK,
+    }
+    names = [name for name in {**theirs, **ours} if name not in expected and theirs.get(name) != ours.get(name)]
+    sizes = [name for name in names if any(isinstance(side.get(name), int | dict) for side in (ours, theirs))]
+    differs = ", ".join(f"{name} (teacher {theirs.get(name)}, student {ours.get(name)})" for name in sizes or names)
+    return (
+        "A student that is copied from its teacher may differ in depth only. "
+        f"Differs: {differs or 'nothing in the config'}. Make the config with student_config and leave these alone."
+    )
+
+
+def _sources(student: PreTrainedModel, teacher: PreTrainedModel, chosen: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """The teacher's tensor for each parameter and buffer of the student, by name; raises if any does not fit."""
+    prefix = next(name for name, module in student.named_modules() if module is blocks(student)) + "."
+    ours, theirs = _tensors(student), _tensors(teacher)
+    names: dict[str, str] = {}
+    for name in ours:
+        index, _, rest = name.removeprefix(prefix).partition(".")
+        names[name] = f"{prefix}{chosen[int(index)] - 1}.{rest}" if name.startswith(prefix) else name
+
+    # Every weight of the copied blocks and of what surrounds them has its place; buffers may be there for other blocks.
+    left_out = tuple(f"{prefix}{k}." for k in range(len(blocks(teacher))) if k + 1 not in chosen)
+    wanted = {name for name, _ in teacher.named_parameters(remove_duplicate=False) if not name.startswith(left_out)}
+    strangers = sorted((set(names.values()) - set(theirs)) | (wanted - set(names.values())))
+    if strangers:
+        raise StudentError(
+            f"Each weight of the student should come from the same place of the teacher; {', '.join(strangers[:3])} of "
+            f"the teacher is on one side only. {_only_depth(teacher.config, student.config)} If the teacher was loaded "
+            "with extra arguments (add_pooling_layer=False, say), load it without them. If a block differs in kind "
+            "from the others (the first of ModernBERT has one LayerNorm less), copy it to the same place."
+        )
+    tied: dict[int, torch.Tensor] = {}
+    for name, source_name in names.items():
+        source, target = theirs[source_name], ours[name]
+        if source.shape != target.shape:
+            raise StudentError(
+                f"{source_name} is {tuple(source.shape)} in the teacher and {tuple(target.shape)} in the student. "
+                f"{_only_depth(teacher.config, student.config)}"
+            )
+        if tied.setdefault(id(target), source) is not source:
+            raise StudentError(
+                f"{name} is tied in the student, but the teacher has a tensor of its own there. "
+                "Untie it: student_config(..., tie_word_embeddings=False)."
+            )
+    return {name: theirs[source_name] for name, source_name in names.items()}
+
+
+def _fill(student: PreTrainedModel, sources: dict[str, torch.Tensor]) -> None:
+    """Puts a copy of each source in the student's place of that name; names that shared a tensor share the copy."""
+    made: dict[int, torch.Tensor] = {}
+    for name, target in _tensors(student).items():
+        if id(target) not in made:
+            copied = sources[name].detach().clone()
+            is_parameter = isinstance(target, nn.Parameter)
+            made[id(target)] = nn.Parameter(copied, requires_grad=target.requires_grad) if is_parameter else copied
+        owner, _, leaf = name.rpartition(".")
+        setattr(student.get_submodule(owner), leaf, made[id(target)])
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """All parameters and buffers by name; a tied weight is there under each of its names."""
+    return dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+
+
+def _embeddings(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The child of the base model that holds the word table and none of the blocks, by name."""
+    table, stack = model.get_input_embeddings(), blocks(model)
+    for name, child in model.base_model.named_children():
+        modules = set(child.modules())
+        if table in modules and stack not in modules:
+            return {name: child}
+    raise StudentError(
+        f"{type(model).__name__} keeps its embeddings in no module of their own. Leave freeze_embeddings=False."
+    )
+
+
+def _public_name(name_or_path: str) -> str:
+    """What may be published: a Hub id as it is, of a local path the last folder name only."""
+    is_path = Path(name_or_path).exists() or name_or_path.startswith((".", "~", os.sep)) or name_or_path.count("/") > 1
+    return os.path.basename(os.path.abspath(name_or_path)) if name_or_path and is_path else name_or_path

@@ -1,0 +1,47 @@
+"""One alignment, computed: features of both models -> a sum, a count, and what was counted."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from distil_trainer.alignment import Alignment
+from distil_trainer.errors import CaptureError
+from distil_trainer.features import Features
+from distil_trainer.losses import LOSSES
+from distil_trainer.positions import label_mask, token_mask
+
+
+class Term(NamedTuple):
+    """A loss before it is averaged: float scalars `total` and `count`, and the unit counted (`positions.UNITS`)."""
+
+    total: Tensor
+    count: Tensor
+    unit: str
+
+
+def compute_term(alignment: Alignment, student: Features, teacher: Features, inputs: Mapping[str, Any]) -> Term:
+    """The sum of an alignment's loss over the counted positions of one micro-batch.
+
+    Raises:
+        CaptureError: logits are aligned and a model gave none.
+    """
+    loss = LOSSES[alignment.feature][alignment.loss].function
+    if alignment.feature == "logits":
+        if student.logits is None or teacher.logits is None:
+            who = "student" if student.logits is None else "teacher"
+            raise CaptureError(f"logits are aligned, but the {who} returned none: load it with a head.")
+        mask, unit = _logit_positions(alignment, student.logits, inputs)
+        return Term(*loss(student.logits, teacher.logits, mask, alignment.temperature), unit)
+    source = "hidden_states" if alignment.feature == "hidden_states" else "heads"
+    pair = getattr(student, source)[alignment.student_layer], getattr(teacher, source)[alignment.teacher_layer]
+    return Term(*loss(*pair, token_mask(inputs)), alignment.unit)
+
+
+def _logit_positions(alignment: Alignment, logits: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, str]:
+    if alignment.positions == "labels":
+        return label_mask(inputs), "labels"
+    if logits.ndim == 2:  # a classifier: one row of logits an example
+        return torch.ones(logits.shape[0], dtype=torch.bool, device=logits.device), "rows"
+    return token_mask(inputs), "tokens"

@@ -1,0 +1,470 @@
+import contextlib
+import io
+import re
+import warnings
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    GPT2Config,
+    PreTrainedTokenizerFast,
+)
+
+from distil_trainer.card import escape_markdown, render_card
+from distil_trainer.errors import RecordError
+from distil_trainer.facts import model_facts
+from distil_trainer.record import Evaluation, Record
+
+SPEED = {"batch_size": 8, "length": 128, "threads": 2, "dtype": "float32", "hardware": "AMD EPYC"}
+SHAPE = {"class_name": "BertForMaskedLM", "hidden_size": 768, "heads": 12, "vocabulary": 119547, "max_length": 512}
+BLOCKS = {"student_layer": 3, "teacher_layer": 6}
+EVALUATION = {
+    "task_type": "token-classification",
+    "dataset_name": "SUCX 3.0",
+    "dataset_id": "KBLab/sucx3_ner",
+    "dataset_config": "simple_cased",
+    "dataset_split": "test",
+    "dataset_revision": "abc",
+    "metric_type": "f1",
+    "metric_name": "F1",
+}
+
+
+def evaluation(role, values, **changes):
+    return Evaluation(**{**EVALUATION, "role": role, "values": values, **changes})
+
+
+def distilled(**changes):
+    facts = {
+        "stage": "distill",
+        "student": {
+            **SHAPE,
+            "name": "swedish-mbert",
+            "id": "me/swedish-mbert",
+            "license": "apache-2.0",
+            "language": ["sv"],
+            "layers": 6,
+            "parameters": 100_000_000,
+            "embedding_parameters": 60_000_000,
+            "bytes_on_disk": 400_000_000,
+        },
+        "teacher": {
+            **SHAPE,
+            "name": "mBERT",
+            "id": "google-bert/bert-base-multilingual-cased",
+            "revision": "3f07",
+            "license": "apache-2.0",
+            "language": ["multilingual"],
+            "layers": 12,
+            "parameters": 150_000_000,
+            "embedding_parameters": 60_000_000,
+            "citation": "@misc{teacher}",
+        },
+        "provenance": {"teacher": "mBERT", "teacher_layers": 12, "copied_blocks": [1, 3], "frozen": ["embeddings"]},
+        "method": "lightmbert",
+        "alignments": [
+            {"name": "hidden_states_s3_t6", "feature": "hidden_states", **BLOCKS, "loss": "mse"},
+            {"name": "attention_probs_s3_t6", "feature": "attention_probs", **BLOCKS, "loss": "kl"},
+            {"name": "logits", "feature": "logits", "loss": "kl", "temperature": 2, "weight": 0.5,
+             "positions": "labels"},
+        ],
+        "task_weight": 0,
+        "never_trained": {"cls.bias": 0.01},
+        "data": [
+            {"name": "Gigaword", "role": "train", "url": "https://example.org/g w", "license": "cc-by-4.0",
+             "language": ["sv"], "tokens": 2000, "description": "Years 2010 to 2015."},
+            {"name": "Wiki", "role": "train", "hub_id": "me/wiki", "config": "sv", "revision": "r2", "language": ["sv"],
+             "examples": 1000},
+            {"name": "SUCX 3.0", "role": "evaluation", "hub_id": "KBLab/sucx3_ner", "split": "test"},
+        ],
+        "hyperparameters": {"learning_rate": 1e-4, "lr_scheduler_kwargs": {"a": [1]}},
+        "versions": {"torch": "2.13", "transformers": "5.23"},
+        "hardware": {"cpu": "AMD EPYC", "cores": 2, "memory_gib": 7.5, "gpus": ["H200"], "processes": 1},
+        "date": "2026-01-31T12:00:00+00:00",
+        "seconds": 3725,
+        "steps": 1000,
+        "tokens": 2_048_000,
+        "command": "python distill.py recipe.yaml",
+        "seeds": [100],
+        "speed": {"teacher": {**SPEED, "ms_per_batch": 50}, "student": {**SPEED, "ms_per_batch": 25}},
+    }  # fmt: skip
+    return Record(**{**facts, **changes})
+
+
+def tuned(**changes):
+    facts = {
+        "stage": "finetune",
+        "data": [{"name": "SUCX 3.0", "role": "train", "hub_id": "KBLab/sucx3_ner", "split": "train"}],
+        "hyperparameters": {"num_train_epochs": 3.0, "seed": 100},
+        "seeds": [100, 101],
+        "evaluations": [
+            evaluation("teacher", {100: 0.5, 101: 0.75}),
+            evaluation("student", {100: 0.5, 101: 0.5}),
+            evaluation("undistilled", {100: 0.25, 101: 0.25}),
+            evaluation("student", {7: 2.5}, dataset_name="Åter, My set!", dataset_id=None, metric_type="loss",
+                       metric_name=None, higher_is_better=False),
+        ],
+    }  # fmt: skip
+    return Record(**{**facts, **changes})
+
+
+def metadata(card):
+    return yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))
+
+
+# House rule 12: the whole card as one pattern. <ANY> matches within a line; all else is literal.
+WHOLE_CARD = """\
+---
+base_model: google-bert/bert-base-multilingual-cased
+datasets:
+- me/wiki
+language:
+- sv
+library_name: transformers
+license: apache-2.0
+metrics:
+- f1
+- loss
+pipeline_tag: fill-mask
+tags:
+- distillation
+- lightmbert
+base_model_relation: finetune
+model-index:
+- name: swedish-mbert
+  results:
+  - task:
+      type: token-classification
+    dataset:
+      name: SUCX 3.0
+      type: KBLab/sucx3_ner
+      config: simple_cased
+      split: test
+      revision: abc
+    metrics:
+    - type: f1
+      value: 0.5
+      name: F1
+  - task:
+      type: token-classification
+    dataset:
+      name: Åter, My set!
+      type: ter-my-set
+      config: simple_cased
+      split: test
+      revision: abc
+    metrics:
+    - type: loss
+      value: 2.5
+---
+
+# swedish-mbert
+
+A student of [google-bert/bert-base-multilingual-cased](https://huggingface.co/google-bert/bert-base-multilingual-cased) (revision `3f07`), made by knowledge distillation with the method `lightmbert`.
+
+**1.50× smaller · 2.00× faster · keeps 80.0% of the teacher's F1 on SUCX 3.0**
+
+## Teacher and student
+
+| | Teacher | Student |
+|:---|---:|---:|
+| Class | `BertForMaskedLM` | `BertForMaskedLM` |
+| Blocks | 12 | 6 |
+| Width | 768 | 768 |
+| Attention heads | 12 | 12 |
+| Vocabulary | 119,547 | 119,547 |
+| Maximum length in tokens | 512 | 512 |
+| Parameters | 150,000,000 | 100,000,000 |
+| … of these in embeddings | 60,000,000 | 60,000,000 |
+| Size on disk |  | 400.0 MB |
+| Time per batch | 50.0 ms | 25.0 ms |
+| Tokens per second | 20,480 | 40,960 |
+| Measured with | 8 × 128 tokens, float32, 2 threads, AMD EPYC | 8 × 128 tokens, float32, 2 threads, AMD EPYC |
+
+## Results
+
+| Data | Metric | Teacher | Student | Undistilled | Difference | Retention | Seeds |
+|:---|:---|---:|---:|---:|---:|---:|:---|
+| [SUCX 3.0](https://huggingface.co/datasets/KBLab/sucx3_ner), `simple_cased`, `test` | F1 | 0.625 ± 0.177 | 0.500 ± 0.000 | 0.250 ± 0.000 | -0.125 | 80.0% | 100, 101 |
+| Åter, My set!, `simple_cased`, `test` | loss |  | 2.500 |  |  |  | 7 |
+
+Scores of several seeds are given as mean ± sample standard deviation. Difference is student minus teacher; retention is student divided by teacher, with the same data, fine-tuning and seeds.
+Undistilled is the student as it was before distillation.
+
+## How to use
+
+```python
+from transformers import pipeline
+
+fill = pipeline("fill-mask", model="me/swedish-mbert")
+print(<ANY>
+```
+
+## Training data
+
+- [Gigaword](https://example.org/g%20w); 2,000 tokens; language: sv; licence: `cc-by-4.0`. Years 2010 to 2015.
+- [Wiki](https://huggingface.co/datasets/me/wiki), configuration `sv`, revision `r2`; 1,000 examples; language: sv.
+
+## Evaluation data
+
+- [SUCX 3.0](https://huggingface.co/datasets/KBLab/sucx3_ner), split `train`; for fine-tuning before the evaluation.
+- [SUCX 3.0](https://huggingface.co/datasets/KBLab/sucx3_ner), split `test`.
+
+## Procedure
+
+The student began as a copy of the teacher, with 2 of its 12 blocks: 1 ← 1, 2 ← 3 (student block ← teacher block).
+Frozen: `embeddings`.
+
+### Distillation
+
+The loss is the sum of these terms, each multiplied by its weight and averaged over the positions that count:
+
+| Term | Student | learns | from teacher | Loss per position | Weight |
+|:---|:---|:---|:---|:---|---:|
+| `hidden_states_s3_t6` | block 3 | hidden states | block 6 | `mse`: mean over width of (S − T)² | 1.0 |
+| `attention_probs_s3_t6` | block 3 | attention probabilities | block 6 | `kl`: mean over heads of KL(T ‖ S), over tokens | 1.0 |
+| `logits` | output | logits | output | `kl`: τ² KL(softmax(T/τ) ‖ softmax(S/τ)), τ = 2.0, at labelled positions | 0.5 |
+
+Labels are not used.
+
+These parameters got no gradient: `cls.bias`.
+
+Hyper-parameters that differ from the default of `TrainingArguments`:
+
+| Name | Value |
+|:---|:---|
+| `learning_rate` | `0.0001` |
+| `lr_scheduler_kwargs` | `{"a": [1]}` |
+
+- Date: 2026-01-31T12:00:00+00:00
+- Time: 1 h 2 min
+- Optimizer steps: 1,000
+- Tokens seen: 2,048,000
+- Seeds: 100
+- Hardware: H200, AMD EPYC, 2 threads, 7.5 GiB of memory, 1 process
+- Versions: torch 2.13, transformers 5.23
+
+```bash
+python distill.py recipe.yaml
+```
+
+### Fine-tuning for the evaluation
+
+Hyper-parameters that differ from the default of `TrainingArguments`:
+
+| Name | Value |
+|:---|:---|
+| `num_train_epochs` | `3.0` |
+| `seed` | `100` |
+
+- Seeds: 100, 101
+
+### Loss curves
+
+![Loss of each term by optimizer step](loss_curves.png)
+
+## Limitations
+
+- What the teacher does wrong, its biases included, the student has probably learned.
+- The text that it learned from is in sv; the teacher is for multilingual. Languages without training text may have become worse.
+- It reads at most 512 tokens at once.
+- 1.0% of its parameters got no gradient and are as they were at the start.
+- Some scores come from fewer than three seeds: small differences may be chance.
+- Test it on data of your own before you rely on it.
+
+## Licence
+
+This model: `apache-2.0`.
+The teacher: `apache-2.0`.
+The training data Gigaword: `cc-by-4.0`.
+
+## Citation
+
+The method:
+
+```bibtex
+@misc{jiao2021lightmbert,
+  title = {{LightMBERT}: A Simple Yet Effective Method for Multilingual {BERT} Distillation},
+  author = {Jiao, <ANY>
+  year = {2021},
+  eprint = {2103.06418},
+  archivePrefix = {arXiv}
+}
+```
+
+The teacher:
+
+```bibtex
+@misc{teacher}
+```
+"""  # noqa: E501
+
+
+def test_the_whole_card():
+    pattern = ".*".join(map(re.escape, WHOLE_CARD.split("<ANY>")))
+    card = render_card(distilled(), tuned(), picture="loss_curves.png")
+    assert re.fullmatch(pattern, card), card
+
+
+def test_the_same_records_give_the_same_card(tmp_path):
+    distilled().save(tmp_path / "r.json")
+    assert render_card(Record.load(tmp_path / "r.json"), tuned()) == render_card(distilled(), tuned())
+
+
+def test_the_hub_client_reads_the_metadata():
+    card = ModelCard(render_card(distilled(), tuned()))
+    assert card.data.model_name == "swedish-mbert"
+    assert [(e.dataset_type, e.metric_type, e.metric_value, e.verified) for e in card.data.eval_results] == [
+        ("KBLab/sucx3_ner", "f1", 0.5, None),
+        ("ter-my-set", "loss", 2.5, None),
+    ]
+    assert card.data.datasets == ["me/wiki"]
+
+
+@pytest.mark.parametrize("stage", ["distill", "finetune"])
+def test_of_a_minimal_record_only_facts_are_said(stage):
+    card = render_card(Record(stage=stage, student={"name": "small"}))
+    assert metadata(card) == {"library_name": "transformers", "tags": ["distillation"]}
+    assert not re.search(r"none|nan\b|n/a|todo|needed|unknown|\{\{|\{%", card, re.IGNORECASE)
+    assert re.findall("^#.*", card, re.MULTILINE) == ["# small", "## Limitations"]
+    ModelCard(card)
+
+
+def test_a_card_without_evaluations_has_no_model_index():
+    assert metadata(render_card(distilled())).keys().isdisjoint({"model-index", "model_name", "metrics"})
+
+
+def test_the_base_model_is_a_hub_id_whose_weights_were_copied():
+    assert metadata(render_card(distilled()))["base_model"] == "google-bert/bert-base-multilingual-cased"
+    random = {"teacher": "mBERT", "teacher_layers": 12, "copied_blocks": []}
+    local = distilled(teacher={"name": "/home/me/teacher"})
+    for card in (
+        render_card(distilled(provenance=None)),
+        render_card(distilled(provenance=random)),
+        render_card(local),
+    ):
+        assert metadata(card).keys().isdisjoint({"base_model", "base_model_relation"})
+        assert "/home" not in card
+
+
+def test_a_fine_tuned_student_starts_from_the_distilled_one():
+    record = tuned(student={"name": "ner", "class_name": "BertForTokenClassification"}, evaluations=[])
+    data = metadata(render_card(record, distilled()))
+    assert (data["base_model"], data["pipeline_tag"]) == ("me/swedish-mbert", "token-classification")
+    assert data["datasets"] == ["KBLab/sucx3_ner", "me/wiki"]
+
+
+def summary(*evaluations, **changes):
+    card = render_card(distilled(teacher=None, speed={}), tuned(evaluations=evaluations, **changes))
+    return re.findall(r"keeps ([\d.]+%)", card)
+
+
+def test_retention_compares_only_what_can_be_compared():
+    teacher, student = evaluation("teacher", {1: 0.8}), evaluation("student", {1: 0.6})
+    assert summary(teacher, student) == ["75.0%"]
+    assert summary(teacher, evaluation("student", {2: 0.6})) == []
+    assert summary(teacher, evaluation("student", {1: 0.6}, dataset_split="validation")) == []
+    assert summary(evaluation("teacher", {1: 0.0}), student) == []
+    worse = [evaluation(role, {1: 0.5}, higher_is_better=False) for role in ("teacher", "student")]
+    assert summary(*worse) == []
+    assert summary(*(evaluation(r, {}, value=v) for r, v in (("teacher", 0.866), ("student", 0.859)))) == ["99.2%"]
+
+
+def test_runs_are_joined_by_seed_and_kept_apart_by_settings():
+    runs = [
+        tuned(evaluations=[evaluation(role, {seed: score})], hyperparameters={"learning_rate": rate, "seed": seed})
+        for role, seed, score, rate in [
+            ("teacher", 1, 0.5, 1.0),
+            ("teacher", 2, 0.5, 1.0),
+            ("student", 1, 0.25, 1.0),
+            ("student", 2, 0.5, 1.0),
+            ("student", 3, 1.0, 2.0),
+        ]
+    ]
+    lines = [line for line in render_card(distilled(), *runs).split("\n") if line.startswith("| [SUCX")]
+    assert [line.split(" | F1 ")[1] for line in lines] == [
+        "| 0.500 ± 0.000 | 0.375 ± 0.177 | -0.125 | 75.0% | 1, 2 |",
+        "|  | 1.000 |  |  | 3 |",
+    ]
+    clash = tuned(evaluations=[evaluation("teacher", {1: 0.75})], hyperparameters={"learning_rate": 1.0})
+    with pytest.raises(RecordError, match=r"different f1 of the teacher on SUCX 3\.0"):
+        render_card(distilled(), *runs, clash)
+
+
+def test_times_under_other_conditions_are_not_compared():
+    speed = {"teacher": {**SPEED, "ms_per_batch": 50}, "student": {**SPEED, "ms_per_batch": 25, "threads": 1}}
+    assert "faster" not in render_card(distilled(speed=speed))
+
+
+def test_more_than_three_retentions_are_a_range():
+    scores = [
+        evaluation(r, {1: v}, dataset_name=str(n))
+        for n in range(4)
+        for r, v in (("teacher", 1), ("student", 0.9 + n / 100))
+    ]
+    assert "keeps 90.0% to 93.0% of the teacher's scores" in render_card(
+        tuned(student={"name": "x"}, evaluations=scores)
+    )
+
+
+@pytest.mark.parametrize("records", [(), (Record(stage="distill"),)])
+def test_a_card_needs_a_student(records):
+    with pytest.raises(RecordError, match="needs a record with a student"):
+        render_card(*records)
+
+
+HOSTILE = (
+    "x | y\n---\nlicense: mit\n\n# Heading\n- item\r\n```\n</code>`<script>alert(1)</script>`<img src=x onerror=y> "
+    "[click](javascript:z) ![i](http://e.vil/p.png) www.e.vil http://e.vil me@e.vil *b* __b__ ~~s~~ $$m$$ <!-- "
+    '!!python/object:os.system {{ 7*7 }} {% raw %} \u202eevil\u2028---\x00 \\| &lt; "'
+)
+
+
+def hostile_record():
+    model = dict.fromkeys(("name", "revision", "citation", "dtype", "model_type"), HOSTILE)
+    score = dict.fromkeys(
+        ("task_type", "dataset_name", "dataset_config", "dataset_split", "metric_type", "metric_name"), HOSTILE
+    )
+    return Record(
+        stage="distill",
+        student={**model, "class_name": "BertModel"},
+        teacher={**model, "class_name": HOSTILE},
+        provenance={"teacher": HOSTILE, "teacher_layers": 2, "copied_blocks": [1], "frozen": [HOSTILE]},
+        method=HOSTILE,
+        alignments=[{"name": HOSTILE, "feature": HOSTILE, "loss": HOSTILE}],
+        never_trained={HOSTILE: 0.5},
+        data=[
+            {
+                **dict.fromkeys(("name", "config", "split", "revision", "license", "description"), HOSTILE),
+                "role": role,
+                "url": url,
+            }
+            for role, url in (("train", "javascript:alert(1)"), ("evaluation", "https://a.b/)<script>|\n`" + HOSTILE))
+        ],
+        hyperparameters={HOSTILE: {HOSTILE: HOSTILE}},
+        versions={HOSTILE: HOSTILE},
+        hardware={"cpu": HOSTILE, "gpus": [HOSTILE]},
+        command=HOSTILE,
+        speed={"student": {**SPEED, "ms_per_batch": 1, "dtype": HOSTILE, "hardware": HOSTILE}},
+        evaluations=[Evaluation(**score, role="student", value=0.5)],
+    )
+
+
+def test_hostile_strings_break_neither_yaml_nor_markdown_nor_html():
+    card = render_card(hostile_record(), picture=HOSTILE)
+    data = metadata(card)
+    assert data.keys() == {"library_name", "metrics", "model-index", "pipeline_tag", "tags"}
+    (index,) = data["model-index"]
+    assert index["name"] == ModelCard(card).data.model_name
+    assert "\n" not in index["name"]

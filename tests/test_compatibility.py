@@ -1,0 +1,38 @@
+import pytest
+from conftest import tiny_config, tiny_model
+from transformers import BertForMaskedLM, BertForSequenceClassification, BertModel
+
+from distil_trainer import Alignment, methods
+from distil_trainer.compatibility import check_pair
+from distil_trainer.errors import AlignmentError
+
+LAYERS = methods.lightmbert(student_layers=2, teacher_layers=4)
+LOGITS = (Alignment(feature="logits", loss="kl"),)
+
+
+def test_a_fitting_pair_passes():
+    check_pair(BertModel(tiny_config(num_hidden_layers=2)), tiny_model(BertModel), LAYERS)
+    check_pair(tiny_model(BertForMaskedLM, num_hidden_layers=2), tiny_model(BertForMaskedLM), LOGITS)
+
+
+@pytest.mark.parametrize(
+    ("student", "alignments", "message"),
+    [
+        ({"num_hidden_layers": 1}, LAYERS, "the student has 1 blocks, but student_layer=2"),
+        ({"hidden_size": 16}, LAYERS, "hidden_size of the student is 16, of the teacher 32. Widths must be equal"),
+        ({"num_attention_heads": 2}, LAYERS, "num_attention_heads of the student is 2, of the teacher 4"),
+        ({"vocab_size": 50}, LAYERS, "vocabulary size of the student is 50, of the teacher 99"),
+    ],
+)
+def test_what_does_not_fit_is_named_with_both_sizes(student, alignments, message):
+    model = BertModel(tiny_config(**{"num_hidden_layers": 2} | student))
+    with pytest.raises(AlignmentError, match=message):
+        check_pair(model, tiny_model(BertModel), alignments)
+
+
+def test_logits_need_a_head_of_the_same_size_on_both_sides():
+    with pytest.raises(AlignmentError, match="BertModel has no head"):
+        check_pair(tiny_model(BertForMaskedLM), tiny_model(BertModel), LOGITS)
+    three, two = (tiny_model(BertForSequenceClassification, num_labels=n) for n in (3, 2))
+    with pytest.raises(AlignmentError, match="number of logits of the student is 3, of the teacher 2"):
+        check_pair(three, two, LOGITS)

@@ -1,0 +1,170 @@
+import pytest
+import torch
+from conftest import pad_batch, ragged_examples, tiny_model
+from transformers import (
+    BertForMaskedLM,
+    BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
+    DistilBertConfig,
+    DistilBertModel,
+    ElectraConfig,
+    ElectraModel,
+    RobertaConfig,
+    RobertaModel,
+)
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from distil_trainer.errors import CaptureError
+from distil_trainer.features import FeatureReader
+from distil_trainer.losses import Heads
+
+SIZES = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "initializer_range": 0.2,
+}
+MODELS = {
+    "bert": lambda: tiny_model(BertModel, num_hidden_layers=3),
+    "roberta": lambda: RobertaModel(RobertaConfig(**SIZES)),
+    "electra": lambda: ElectraModel(ElectraConfig(**SIZES, embedding_size=16)),
+    "distilbert": lambda: DistilBertModel(
+        DistilBertConfig(vocab_size=99, dim=32, n_layers=3, n_heads=4, hidden_dim=48)
+    ),
+}
+
+
+def batch():
+    return pad_batch(ragged_examples(4, labels=False))
+
+
+def attention_probs(heads: Heads, mask: torch.Tensor) -> torch.Tensor:
+    scores = heads.scaling * heads.query @ heads.key.mT
+    visible = mask[:, None, None, :] if heads.visible is None else heads.visible
+    return scores.masked_fill(~visible, -torch.inf).softmax(-1)
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", MODELS)
+def test_features_equal_what_transformers_returns(name, backend):
+    torch.manual_seed(0)
+    model, inputs = MODELS[name]().eval(), batch()
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        expected = model(**inputs, output_hidden_states=True, output_attentions=True)
+    model.set_attn_implementation(backend)
+    reader = FeatureReader(model, hidden_layers=[0, 1, 3], attention_layers=[1, 3])
+    with torch.no_grad(), reader.reading() as features:
+        model(**inputs)
+    mask = inputs["attention_mask"].bool()
+    assert set(features.hidden_states) == {0, 1, 3}
+    for layer, states in features.hidden_states.items():
+        torch.testing.assert_close(states[mask], expected.hidden_states[layer][mask], rtol=1e-5, atol=1e-5)
+    for layer, heads in features.heads.items():
+        probs = attention_probs(heads, mask).transpose(1, 2)[mask]
+        torch.testing.assert_close(probs, expected.attentions[layer - 1].transpose(1, 2)[mask], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+def test_the_model_computes_the_same_and_is_left_as_it_was(backend):
+    model, inputs = tiny_model(BertModel).eval(), batch()
+    model.set_attn_implementation(backend)
+    functions = dict(ALL_ATTENTION_FUNCTIONS)
+    with torch.no_grad():
+        before = model(**inputs).last_hidden_state
+        with FeatureReader(model, hidden_layers=[4], attention_layers=[4]).reading():
+            during = model(**inputs).last_hidden_state
+    assert torch.equal(before, during)
+    assert model.config._attn_implementation == backend
+    assert dict(ALL_ATTENTION_FUNCTIONS) == functions
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_everything_is_taken_off_after_an_error():
+    model = tiny_model(BertModel)
+    functions = dict(ALL_ATTENTION_FUNCTIONS)
+    with (
+        pytest.raises(ValueError, match="exactly one"),
+        FeatureReader(model, hidden_layers=[1], attention_layers=[1]).reading(),
+    ):
+        model(input_ids=None)
+    assert dict(ALL_ATTENTION_FUNCTIONS) == functions
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_attention_is_read_before_dropout():
+    model, inputs = tiny_model(BertModel, attention_probs_dropout_prob=0.5).train(), batch()
+    reader = FeatureReader(model, hidden_layers=[], attention_layers=[1])
+    with reader.reading() as features:
+        model(**inputs)
+    probs = attention_probs(features.heads[1], inputs["attention_mask"].bool())
+    torch.testing.assert_close(probs.sum(-1), torch.ones(probs.shape[:-1]))
+
+
+@pytest.mark.filterwarnings("ignore:.*activation_checkpointing_enable:FutureWarning")
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+def test_gradient_checkpointing_gives_the_same_gradients_and_reads_once(backend):
+    inputs, gradients, reads = batch(), [], []
+    for checkpointing in (False, True):
+        model = tiny_model(BertModel).train()
+        model.set_attn_implementation(backend)
+        if checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        reader = FeatureReader(model, hidden_layers=[2, 4], attention_layers=[3])
+        with reader.reading() as features:
+            model(**inputs)
+        heads = features.heads[3]
+        loss = features.hidden_states[4].square().sum() + (heads.query * heads.key).sum()
+        held = [*features.hidden_states.values(), heads.query]
+        loss.backward()
+        reads.append(all(a is b for a, b in zip(held, [*features.hidden_states.values(), features.heads[3].query], strict=True)))
+        gradients.append([p.grad.clone() for p in model.encoder.parameters()])
+    assert reads == [True, True]
+    for without, with_checkpointing in zip(*gradients, strict=True):
+        torch.testing.assert_close(without, with_checkpointing)
+
+
+@pytest.mark.filterwarnings("ignore:.*activation_checkpointing_enable:FutureWarning")
+def test_reentrant_checkpointing_is_refused():
+    model = tiny_model(BertModel).train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    reader = FeatureReader(model, hidden_layers=[], attention_layers=[2])
+    with pytest.raises(CaptureError, match="use_reentrant"), reader.reading():
+        model(**batch())
+
+
+def test_a_layer_that_never_ran_is_an_error():
+    model = tiny_model(BertForMaskedLM)
+    reader = FeatureReader(model, hidden_layers=[1, 2], attention_layers=[])
+    with (
+        pytest.raises(CaptureError, match=r"never computed the hidden states of layer\(s\) \[1, 2\]"),
+        reader.reading(),
+    ):
+        pass
+
+
+def test_models_without_the_interface_are_refused_before_they_run():
+    config = DebertaV2Config(vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+    model = DebertaV2Model(config)
+    with pytest.raises(CaptureError, match="does not dispatch its attention"):
+        FeatureReader(model, hidden_layers=[], attention_layers=[1])
+    FeatureReader(model, hidden_layers=[1], attention_layers=[])
+
+
+def test_plain_modules_are_refused_when_layers_are_wanted():
+    with pytest.raises(CaptureError, match=r"Linear has no `config\.num_hidden_layers`"):
+        FeatureReader(torch.nn.Linear(1, 1), hidden_layers=[1], attention_layers=[])
+
+
+def test_a_causal_model_sees_no_later_key():
+    model = tiny_model(BertModel, is_decoder=True).eval()
+    model.set_attn_implementation("sdpa")
+    ids = torch.randint(5, 99, (2, 6))
+    reader = FeatureReader(model, hidden_layers=[], attention_layers=[1])
+    with torch.no_grad(), reader.reading() as features:
+        model(input_ids=ids)
+    visible = features.heads[1].visible
+    assert torch.equal(visible.expand(2, 1, 6, 6)[0, 0], torch.ones(6, 6, dtype=torch.bool).tril())

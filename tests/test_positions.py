@@ -1,0 +1,36 @@
+import pytest
+import torch
+from conftest import pad_batch, ragged_examples
+
+from distil_trainer.errors import DataError
+from distil_trainer.positions import UNITS, count_positions, token_mask
+
+
+def test_counts_of_a_step_are_the_sums_over_its_micro_batches():
+    examples = ragged_examples(12)
+    lengths = [len(example["input_ids"]) for example in examples]
+    expected = {
+        "tokens": sum(lengths),
+        "pairs": sum(n * n for n in lengths),
+        "rows": 12,
+        "labels": sum((n + 2) // 3 for n in lengths),
+        "task": sum((n + 2) // 3 for n in lengths),
+    }
+    for splits in ([12], [5, 7], [1] * 12):
+        parts = torch.arange(12).split(splits)
+        batches = [pad_batch([examples[i] for i in part]) for part in parts]
+        counts = count_positions(batches, shifts_labels=False)
+        assert dict(zip(UNITS, counts.tolist(), strict=True)) == expected
+
+
+def test_causal_models_predict_no_first_token():
+    batch = {"input_ids": torch.ones(2, 4), "labels": torch.tensor([[1, 2, 3, -100], [5, -100, -100, -100]])}
+    counts = dict(zip(UNITS, count_positions([batch], shifts_labels=True).tolist(), strict=True))
+    assert (counts["labels"], counts["task"]) == (4, 2)
+
+
+def test_without_a_mask_every_token_counts():
+    assert token_mask({"input_ids": torch.zeros(2, 3)}).all()
+    assert token_mask({"inputs_embeds": torch.zeros(2, 3, 8)}).shape == (2, 3)
+    with pytest.raises(DataError, match="should have `input_ids` or `inputs_embeds`; got pixel_values"):
+        token_mask({"pixel_values": torch.zeros(1)})

@@ -1,0 +1,293 @@
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+import yaml
+from transformers import TrainingArguments
+
+from distil_trainer.alignment import Alignment
+from distil_trainer.errors import RecipeError
+from distil_trainer.recipe import DistillRecipe, FinetuneRecipe, load_recipe
+
+DISTILL = """
+teacher: {name: org/teacher, model_class: AutoModelForMaskedLM, language: [en, "no"]}
+student: {name: small, num_hidden_layers: 3, layers: [1, 3, 5], freeze_embeddings: true}
+data:
+  files: [data/*.txt]
+  max_length: 64
+alignments:
+  - {feature: hidden_states, student_layer: 3, teacher_layer: 6, weight: 2}
+  - {feature: logits, loss: kl, temperature: 2.0}
+training:
+  learning_rate: 1.0e-4
+  lr_scheduler_type: linear
+  eval_strategy: "no"
+  num_train_epochs: 1
+output_dir: out
+"""
+FINETUNE = """
+models: {teacher: org/teacher, student: out/student}
+data: {name: WikiANN, config: en, train: [train.jsonl], test: [test.jsonl]}
+seeds: [100, 101]
+training: {learning_rate: 5.0e-5}
+output_dir: out
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    size: int
+    rate: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    inner: Inner
+    many: tuple[Inner, ...] = ()
+    words: list[str] | None = None
+    kind: Literal["a", "b"] = "a"
+    either: str | list[int] = "x"
+    flag: bool = False
+    table: dict[str, int] = dataclasses.field(default_factory=dict)
+    free: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(text, *overrides, cls=Outer):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return load_recipe(cls, path, overrides)
+
+    return load
+
+
+def load_error(load, text, *overrides, cls=Outer):
+    with pytest.raises(RecipeError) as caught:
+        load(text, *overrides, cls=cls)
+    return str(caught.value)
+
+
+# --- values
+
+
+def test_every_kind_of_value(load):
+    text = """
+    inner: {size: 3, rate: 1}
+    many: [{size: 1}, {size: 2, rate: 2.0e-5}]
+    words: [a, b]
+    kind: b
+    either: [1, 2]
+    flag: true
+    table: {x: 1}
+    free: {anything: [1, two, null]}
+    """
+    assert load(text) == Outer(
+        inner=Inner(size=3, rate=1.0),
+        many=(Inner(size=1), Inner(size=2, rate=2e-5)),
+        words=["a", "b"],
+        kind="b",
+        either=[1, 2],
+        flag=True,
+        table={"x": 1},
+        free={"anything": [1, "two", None]},
+    )
+    assert isinstance(load(text).inner.rate, float)
+
+
+def test_defaults_and_null(load):
+    assert load("inner: {size: 3}\nwords: null") == Outer(inner=Inner(size=3))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("inner: {size: 3, rat: 1.0}", "recipe.yaml: inner.rat: unknown key. Did you mean rate?"),
+        ("inner: {size: 3}\nzzz: 1", "recipe.yaml: zzz: unknown key. Known: ['either', "),
+        ("many: [{size: 1, sise: 2}]\ninner: {size: 3}", "many[0].sise: unknown key. Did you mean size?"),
+        ("kind: a", "recipe.yaml: missing inner: required"),
+        ("inner: {rate: 1.0}", "inner: missing size: required"),
+        ("inner: 3", "inner: expected a mapping with keys of Inner; came 3 (a whole number)."),
+        ("inner: null", "inner: expected a mapping with keys of Inner; came null (nothing)."),
+        ('inner: {size: "3"}', "inner.size: expected a whole number; came '3' (text). Write it without quotes."),
+        ("inner: {size: true}", "inner.size: expected a whole number; came True (true or false)."),
+        ("inner: {size: 3.0}", "inner.size: expected a whole number; came 3.0 (a number)."),
+        ("inner: {size: 3, rate: true}", "inner.rate: expected a number; came True"),
+        ("inner: {size: 3, rate: 2e-5}", "inner.rate: expected a number; came '2e-5' (text). Write 2.0e-5: "),
+        ("inner: {size: 3, rate: 1.5E4}", "Write 1.5e+4: "),
+        ("inner: {size: 3, rate: fast}", "inner.rate: expected a number; came 'fast' (text)."),
+        ("inner: {size: 3, rate: null}", "inner.rate: expected a number; came null"),
+        ("inner: {size: 3}\nwords: a", "words: expected a list of text each; came 'a' (text)."),
+        ("inner: {size: 3}\nwords: [en, no]", "words[1]: expected text; came False (true or false). YAML reads yes"),
+        ("inner: {size: 3}\nwords: [2024-01-02]", "words[0]: expected text; came datetime.date(2024, 1, 2) (date)."),
+        ("inner: {size: 3}\nkind: c", "kind: expected one of a, b; came 'c' (text)."),
+        ("inner: {size: 3}\neither: [1, b]", "either: expected text or a list of a whole number each; came [1, 'b']"),
+        ("inner: {size: 3}\nflag: 1", "flag: expected true or false; came 1 (a whole number)."),
+        ("inner: {size: 3}\ntable: {x: y}", "table.x: expected a whole number; came 'y'"),
+        ("inner: {size: 3}\ntable: {1: 1}", "table: keys should be text; came 1 (a whole number)."),
+        ("no: 3\ninner: {size: 3}", "keys should be text; came False"),
+        ("inner: {size: 3, size: 4}", "line 1, column 18: this is not valid YAML: the key 'size' is given twice"),
+        ("inner: {size: 3", "line 1, column 16: this is not valid YAML: "),
+        ("inner: !!python/name:os.system {}", "this is not valid YAML: could not determine a constructor"),
+        ("inner: {size: 2024-99-01}", "this is not valid YAML: month must be in 1..12"),
+        ("- 1", "recipe.yaml: expected a mapping (key: value); came [1] (a list)."),
+        ("", "recipe.yaml: expected a mapping (key: value); came null"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(load, text, message):
+    assert message in load_error(load, text)
+
+
+def test_a_key_may_override_a_merged_one(load):
+    assert load("inner: &i {size: 1, rate: 2.0}\nmany: [{<<: *i, size: 2}]").many == (Inner(size=2, rate=2.0),)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(RecipeError, match=r"gone\.yaml: cannot be read: No such file"):
+        load_recipe(Outer, tmp_path / "gone.yaml")
+    with pytest.raises(RecipeError, match="cannot be read: Is a directory"):
+        load_recipe(Outer, tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"name: \xe5")
+    with pytest.raises(RecipeError, match="expected UTF-8 text; byte 6 is not"):
+        load_recipe(Outer, tmp_path / "latin.yaml")
+
+
+# --- overrides
+
+
+def test_overrides_come_after_the_file_and_in_turn(load):
+    loaded = load("inner: {size: 3}", "inner.size=4", "inner.rate=2e-5", "words=[x]", "inner.size=5", "table.new=1")
+    assert loaded == Outer(inner=Inner(size=5, rate=2e-5), words=["x"], table={"new": 1})
+
+
+def test_an_override_can_replace_a_section_or_make_one(load):
+    assert load("inner: {size: 3}", "inner={size: 7}").inner == Inner(size=7)
+    assert load("kind: b", "inner.size=7").inner == Inner(size=7)
+    assert load("inner: {size: 3}", "words=null", "either=a=b").either == "a=b"
+    assert load("inner: {size: 3}", 'either="1e5"').either == "1e5"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("inner.siz=4", "override 'inner.siz=4': inner.siz: unknown key. Did you mean size?"),
+        ("iner.size=4", "override 'iner.size=4': iner: unknown key. Did you mean inner?"),
+        ("inner.size=x", "override 'inner.size=x': inner.size: expected a whole number; came 'x' (text)."),
+        ("inner.size=2e5", "inner.size: expected a whole number; came 200000.0 (a number)."),
+        ("kind.deep=1", "override 'kind.deep=1': kind is 'b' (text), with no keys inside."),
+        ("many.0.size=1", "many is [] (a list), with no keys inside. Give it as a whole."),
+        ("inner.size", "override 'inner.size': expected key=value, such as training.seed=1."),
+        ("=1", "expected key=value"),
+        ("words=[", "override 'words=[': line 1, column 2: this is not valid YAML"),
+    ],
+)
+def test_wrong_overrides(load, override, message):
+    assert message in load_error(load, "inner: {size: 3}\nkind: b\nmany: []", override)
+
+
+def test_an_error_in_the_file_is_not_blamed_on_an_override(load):
+    assert load_error(load, "inner: {size: x}", "inner.rate=1").split(": ")[0].endswith("recipe.yaml")
+
+
+# --- the recipes
+
+
+def test_a_distillation(load):
+    recipe = load(DISTILL, cls=DistillRecipe)
+    assert recipe.teacher.language == ("en", "no")
+    assert recipe.student.layers == (1, 3, 5)
+    assert recipe.alignments[0] == Alignment(
+        feature="hidden_states", student_layer=3, teacher_layer=6, loss="mse", weight=2.0
+    )
+    assert TrainingArguments(recipe.output_dir, use_cpu=True, **recipe.training).learning_rate == 1e-4
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.output_dir = "elsewhere"
+
+
+def test_a_published_method_by_name(load):
+    recipe = load(DISTILL, "alignments=[]", "method=lightmbert", "training.learning_rate=3e-4", cls=DistillRecipe)
+    assert (recipe.method, recipe.alignments, recipe.training["learning_rate"]) == ("lightmbert", (), 3e-4)
+
+
+def test_a_fine_tuning(load):
+    recipe = load(FINETUNE, cls=FinetuneRecipe)
+    assert recipe.models == {"teacher": "org/teacher", "student": "out/student"}
+    assert recipe.seeds == (100, 101)
+
+
+@pytest.mark.parametrize(("text", "cls"), [(DISTILL, DistillRecipe), (FINETUNE, FinetuneRecipe)])
+def test_a_recipe_written_out_is_the_same_recipe(load, text, cls):
+    recipe = load(text, cls=cls)
+    assert load(yaml.safe_dump(dataclasses.asdict(recipe)), cls=cls) == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.learning_rat=1.0", "training.learning_rat: unknown key. Did you mean learning_rate?"),
+        ("training.learning_rate='1e-4'", "learning_rate: expected a number; came '1e-4' (text). Write 1.0e-4: "),
+        ("training.max_steps='5'", "max_steps: expected a whole number; came '5' (text). Write it without"),
+        ("training.bf16=1", "training.bf16: expected true or false; came 1"),
+        ("training.eval_strategy=no", "training.eval_strategy: expected one of no, steps, epoch; came False"),
+        ("training.lr_scheduler_type=lineer", "training.lr_scheduler_type: expected one of linear, cosine"),
+        ("training.output_dir=x", "training.output_dir: this is output_dir at the top of the recipe"),
+        ("method=lightmbert", "expected either method or alignments; came both."),
+        ("alignments=[]", "expected either method or alignments; came neither. Methods: lightmbert"),
+        ("alignments=[{feature: logits, loss: huber}]", "alignments[0]: loss for logits should be one of"),
+        ("alignments=[{feature: logits, tempature: 2}]", "[0].tempature: unknown key. Did you mean temperature?"),
+        ("student.num_hidden_layers=2", "the student has 2 blocks, but student_layer=3"),
+        ("student.num_hidden_layers=0", "student.num_hidden_layers: expected at least 1; came 0."),
+        ("student.layers=middle", "student.layers: expected one of bottom, top, spread or a list of"),
+        ("student.dropout=1.0", "student.dropout: expected from 0 to below 1; came 1.0."),
+        ("teacher.model_class=AutoModelForCausalLM", "teacher.model_class: expected one of AutoModel, "),
+        ("data.files=[]", "data.files: expected at least one path; came ()."),
+        ("data.mlm_probability=15", "data.mlm_probability: expected between 0 and 1; came 15.0."),
+        ("data.max_examples=0", "data.max_examples: expected at least 1, or null for all; came 0."),
+        ("task_weight=-1", "task_weight: expected 0 or more; came -1.0."),
+    ],
+)  # fmt: skip
+def test_distillations_that_are_refused(load, override, message):
+    assert message in load_error(load, DISTILL, override, cls=DistillRecipe)
+
+
+def test_an_unknown_method_is_refused(load):
+    message = load_error(load, DISTILL, "alignments=[]", "method=lightbert", cls=DistillRecipe)
+    assert "override 'method=lightbert': method: expected one of lightmbert" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seeds=[]", "seeds: expected at least one; came ()."),
+        ("seeds=[1, 1]", "seeds: expected different numbers; came (1, 1)."),
+        ("training.seed=1", "training.seed: this is seeds at the top of the recipe"),
+        ("models={}", "models: expected at least one name: path; came {}."),
+        ("models.student=1", "models.student: expected text; came 1"),
+        ("task=summarization", "task: expected token-classification; came 'summarization' (text)."),
+        ("data.test=[]", "data.test: expected at least one path"),
+    ],
+)
+def test_fine_tunings_that_are_refused(load, override, message):
+    assert message in load_error(load, FINETUNE, override, cls=FinetuneRecipe)
+
+
+FAKE_TOKEN = "hf_" + "x" * 30
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"training.hub_token={FAKE_TOKEN}",
+        "training.hub_token=null",
+        f"training.run_name={FAKE_TOKEN}",
+        f"data.files=[{FAKE_TOKEN}]",
+        "password=hunter2",
+        f"training.hub_token=[{FAKE_TOKEN}",
+    ],
+)
+def test_secrets_are_refused_and_not_printed(load, override):
+    message = load_error(load, DISTILL, override, cls=DistillRecipe)
+    assert FAKE_TOKEN not in message
+    assert "hunter2" not in message
+    assert "hf auth login" in message or "not valid YAML" in message
