@@ -35,15 +35,11 @@ class Setting:
 
 
 def _hidden(student: int, teacher: int, loss: str = "mse", weight: float = 1.0) -> Alignment:
-    return Alignment(
-        feature="hidden_states", student_layer=student, teacher_layer=teacher, loss=loss, weight=weight
-    )
+    return Alignment(feature="hidden_states", student_layer=student, teacher_layer=teacher, loss=loss, weight=weight)
 
 
 def _attention(student: int, teacher: int, loss: str = "mse", weight: float = 1.0) -> Alignment:
-    return Alignment(
-        feature="attention_probs", student_layer=student, teacher_layer=teacher, loss=loss, weight=weight
-    )
+    return Alignment(feature="attention_probs", student_layer=student, teacher_layer=teacher, loss=loss, weight=weight)
 
 
 REFERENCE = (_hidden(2, 5), _attention(3, 6))
@@ -141,14 +137,18 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(get_model_path())
     teacher = AutoModel.from_pretrained(get_model_path())
     undistilled = build_student(teacher, student_config(teacher.config, num_hidden_layers=3))
-    print(f"teacher      {score(teacher, tokenizer, pairs):.4f}\nundistilled  {score(undistilled, tokenizer, pairs):.4f}")
+    print(
+        f"teacher      {score(teacher, tokenizer, pairs):.4f}\nundistilled  {score(undistilled, tokenizer, pairs):.4f}"
+    )
     rows = []
     for name in arguments.setting or SETTINGS:
         for seed in arguments.seeds:
             start = time.perf_counter()
             student = distil(SETTINGS[name], sentences, teacher, tokenizer, seed, arguments.out.with_suffix(".run"))
             seconds = time.perf_counter() - start
-            rows.append({"setting": name, "seed": seed, "spearman": score(student, tokenizer, pairs), "seconds": seconds})
+            rows.append(
+                {"setting": name, "seed": seed, "spearman": score(student, tokenizer, pairs), "seconds": seconds}
+            )
             rows[-1] |= asdict(SETTINGS[name])
             print(f"{name:28s} seed {seed}  {rows[-1]['spearman']:.4f}  {seconds:.0f} s", flush=True)
             arguments.out.write_text(json.dumps(rows, indent=1))

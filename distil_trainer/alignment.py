@@ -4,7 +4,7 @@ Layers are counted in blocks, one-based, for every feature: hidden states of lay
 k the output of block k; the attention of layer k is that of block k.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -139,7 +139,6 @@ def _layer_words(layer: int | None) -> str:
     return "embeddings" if layer == 0 else f"block {layer}"
 
 
-def _require_choice(what: str, value: object, choices: Sequence[str] | dict[str, object] | object) -> None:
-    names = list(choices)  # type: ignore[call-overload]
-    if value not in names:
-        raise AlignmentError(f"{what} should be one of {', '.join(names)}; got {value!r}.")
+def _require_choice(what: str, value: object, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise AlignmentError(f"{what} should be one of {', '.join(choices)}; got {value!r}.")

@@ -53,13 +53,13 @@ def _size(model: nn.Module, key: str) -> int | None:
     return getattr(config, key, None)
 
 
-def _logit_count(model: nn.Module) -> int:
+def _logit_count(model: Any) -> int:
     """The last dimension of the model's logits: its output embeddings', or its classifier's."""
     embeddings = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if embeddings is not None:
         return int(embeddings.weight.shape[0])
     if any(hasattr(model, name) for name in ("classifier", "score", "qa_outputs")):
-        return int(model.config.num_labels)  # type: ignore[union-attr]
+        return int(model.config.num_labels)
     raise AlignmentError(
         f"logits are aligned, but {type(model).__name__} has no head that gives any: load it with one "
         "(AutoModelForMaskedLM, AutoModelForSequenceClassification, ...)."

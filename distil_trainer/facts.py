@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 
 from distil_trainer.blocks import blocks
 from distil_trainer.errors import CaptureError
-from distil_trainer.record import HUB_ID, Hardware, ModelFacts, without_paths
+from distil_trainer.record import HUB_ID, AlignmentFacts, Hardware, ModelFacts, without_paths
 
 _PACKAGES = ("distil_trainer", "transformers", "torch", "datasets", "accelerate", "huggingface_hub")
 _NOT_SCIENCE = re.compile(r"output_dir|logging_dir|run_name|report_to|disable_tqdm|push_to_hub.*|hub_.*|.*token")
@@ -30,6 +31,12 @@ _SECRET = re.compile(r"(?i)((?:token|secret|password|api_?key)\S*?[= ]\s*)\S+|hf
 def hub_id(name: str | None) -> str | None:
     """`name` if it can be an id on the Hub, None if it is a folder here or cannot be an id."""
     return name if name and HUB_ID.fullmatch(name) and not Path(name).exists() else None
+
+
+def cached_revision(name: str, revision: str | None = None) -> str | None:
+    """The commit that the Hub's local cache holds of `name` at `revision`; None if it holds none."""
+    file = try_to_load_from_cache(name, "config.json", revision=revision or "main")
+    return Path(file).parent.name if isinstance(file, str) else None
 
 
 def model_facts(
@@ -64,9 +71,9 @@ def model_facts(
     return ModelFacts(**{**facts, **known})
 
 
-def alignment_facts(alignments: Iterable[Any]) -> tuple[dict[str, Any], ...]:
+def alignment_facts(alignments: Iterable[Any]) -> tuple[AlignmentFacts, ...]:
     """The fields of each `Alignment`, and its name, as `Record(alignments=...)` takes them."""
-    return tuple({**dataclasses.asdict(alignment), "name": alignment.name} for alignment in alignments)
+    return tuple(AlignmentFacts(**dataclasses.asdict(alignment), name=alignment.name) for alignment in alignments)
 
 
 def changed_arguments(args: TrainingArguments) -> dict[str, Any]:
@@ -86,17 +93,17 @@ def changed_arguments(args: TrainingArguments) -> dict[str, Any]:
     return changed
 
 
-def loss_curve(log_history: Iterable[Mapping[str, Any]]) -> dict[str, list[list[float]]]:
+def loss_curve(log_history: Iterable[Mapping[str, Any]]) -> dict[str, tuple[tuple[int, float], ...]]:
     """The points of "loss", "loss/<term>", "eval_loss" and "eval_loss/<term>" in `trainer.state.log_history`.
 
     Those that are NaN or infinite are left out: a record is strict JSON.
     """
-    curve: dict[str, list[list[float]]] = {}
+    curve: dict[str, list[tuple[int, float]]] = {}
     for entry in log_history:
         for name, value in entry.items():
             if re.fullmatch(r"(eval_)?loss(/.+)?", name) and math.isfinite(value):
-                curve.setdefault(name, []).append([entry["step"], float(value)])
-    return curve
+                curve.setdefault(name, []).append((entry["step"], float(value)))
+    return {name: tuple(points) for name, points in curve.items()}
 
 
 def versions() -> dict[str, str]:

@@ -48,7 +48,7 @@ class FeatureReader:
         CaptureError: the model's blocks cannot be found, or its attention cannot be read.
     """
 
-    def __init__(self, model: nn.Module, *, hidden_layers: Collection[int], attention_layers: Collection[int]) -> None:
+    def __init__(self, model: Any, *, hidden_layers: Collection[int], attention_layers: Collection[int]) -> None:
         self.model = model
         self._hidden_layers = sorted(set(hidden_layers))
         self._attention_layers = sorted(set(attention_layers))
@@ -92,7 +92,7 @@ class FeatureReader:
     @contextmanager
     def _attention_hook(self, features: Features) -> Iterator[None]:
         """Puts a recording function in the place of the backend's, under the backend's own name, for one forward."""
-        backend = self.model.config._attn_implementation  # type: ignore[union-attr]
+        backend = self.model.config._attn_implementation
         own = ALL_ATTENTION_FUNCTIONS.get(backend)  # None for eager, which each modelling file defines itself
         locally_set = backend in ALL_ATTENTION_FUNCTIONS._local_mapping
 

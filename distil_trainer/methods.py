@@ -5,7 +5,7 @@ from distil_trainer.errors import AlignmentError
 
 
 def lightmbert(*, student_layers: int, teacher_layers: int) -> tuple[Alignment, ...]:
-    """LightMBERT (Jiao et al. 2021, arXiv 2103.06418): only the last block of the student learns, from the teacher's last.
+    """LightMBERT (Jiao et al. 2021, arXiv 2103.06418): the student's last block learns from the teacher's last.
 
     `loss = MSE(hidden states) + MSE(attention probabilities)`, both of the last block, weights 1. The paper starts the
     student from the teacher's embeddings and bottom blocks (`build_student(..., layers="bottom")`) and freezes the

@@ -15,7 +15,6 @@ from distil_trainer.errors import RecipeError
 from distil_trainer.methods import METHODS
 
 __all__ = [
-    "CardSpec",
     "DistillRecipe",
     "FinetuneRecipe",
     "NerData",
@@ -63,6 +62,8 @@ class StudentSpec:
         layers: which teacher blocks it starts from: bottom, top, spread, or a list counted from 1.
         freeze_embeddings: keep the teacher's embeddings as they are.
         dropout: every dropout probability of the student; None keeps the teacher's.
+        license: the student's license, for the card.
+        language: the student's languages as ISO 639 codes, for the card.
     """
 
     num_hidden_layers: int
@@ -70,6 +71,8 @@ class StudentSpec:
     layers: Literal["bottom", "top", "spread"] | tuple[int, ...] = "bottom"
     freeze_embeddings: bool = False
     dropout: float | None = None
+    license: str | None = None
+    language: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require(self.num_hidden_layers >= 1, "num_hidden_layers", "at least 1", self.num_hidden_layers)
@@ -82,10 +85,10 @@ class TextData:
     """The text to distil on.
 
     Attributes:
-        files: paths or globs of the training text, relative to the working directory.
-        validation: paths or globs of the validation text, same format; none means no evaluation.
-        format: `text` has one example a line, `jsonl` one JSON object a line.
-        column: the key of the text in `jsonl`.
+        files: paths or globs of the training text, relative to the working directory: .txt with one example a line,
+            or .jsonl with one JSON object a line.
+        validation: paths or globs of the validation text, alike; none means no evaluation.
+        column: the key of the text in .jsonl files.
         max_length: tokens an example is cut to.
         max_examples: how many training examples to use; None means all.
         mlm_probability: share of tokens to mask; None leaves the text as it is.
@@ -99,7 +102,6 @@ class TextData:
 
     files: tuple[str, ...]
     validation: tuple[str, ...] = ()
-    format: Literal["text", "jsonl"] = "text"
     column: str = "text"
     max_length: int = 128
     max_examples: int | None = None
@@ -121,23 +123,6 @@ class TextData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CardSpec:
-    """What the model card says that no run can know.
-
-    Attributes:
-        title: its heading; None makes one from the student's name.
-        language: the student's languages as ISO 639 codes; none are stated if empty.
-        license: the student's license; none is stated if None.
-        tags: more tags for the Hub.
-    """
-
-    title: str | None = None
-    language: tuple[str, ...] = ()
-    license: str | None = None
-    tags: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class DistillRecipe:
     """One distillation: `recipes/distill.py`.
 
@@ -150,7 +135,7 @@ class DistillRecipe:
         alignments: what is compared, each with the fields of `distil_trainer.Alignment`; else give `method`.
         task_weight: weight of the student's own loss on labels.
         training: `transformers.TrainingArguments`, as they are called there.
-        card: what the model card says besides.
+        resume: go on from the newest checkpoint in `output_dir`, if there is one.
     """
 
     teacher: TeacherSource
@@ -161,7 +146,7 @@ class DistillRecipe:
     alignments: tuple[Alignment, ...] = ()
     task_weight: float = 0.0
     training: dict[str, Any] = field(default_factory=dict)
-    card: CardSpec = field(default_factory=CardSpec)
+    resume: bool = False
 
     def __post_init__(self) -> None:
         if (self.method is None) == (not self.alignments):

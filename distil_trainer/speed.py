@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from transformers import PreTrainedModel
@@ -10,6 +11,8 @@ from transformers import PreTrainedModel
 from distil_trainer.errors import DistilTrainerError
 from distil_trainer.facts import cpu_name
 from distil_trainer.record import SpeedFacts
+
+Name = TypeVar("Name", bound=str)
 
 
 def measure_speed(
@@ -21,8 +24,13 @@ def measure_speed(
 
 
 def measure_speeds(
-    models: Mapping[str, PreTrainedModel], *, batch_size: int = 8, length: int = 128, repeats: int = 10, warmup: int = 2
-) -> dict[str, SpeedFacts]:
+    models: Mapping[Name, PreTrainedModel],
+    *,
+    batch_size: int = 8,
+    length: int = 128,
+    repeats: int = 10,
+    warmup: int = 2,
+) -> dict[Name, SpeedFacts]:
     """Median time of one forward pass for each model, in evaluation mode and without gradients.
 
     In each of the `repeats` rounds every model runs once, so that a disturbance of the machine hits all alike.
@@ -48,7 +56,7 @@ def measure_speeds(
                 f"{name} takes at most {longest} tokens; came length={length}. Choose a shorter one."
             )
     modes = [(module, module.training) for model in models.values() for module in model.modules()]
-    times: dict[str, list[float]] = {name: [] for name in models}
+    times: dict[Name, list[float]] = {name: [] for name in models}
     try:
         for model in models.values():
             model.eval()

@@ -102,6 +102,7 @@ def build_student(
     layers: str | Sequence[int] = "bottom",
     *,
     freeze_embeddings: bool = False,
+    dropout: float | None = None,
 ) -> Model:
     """A student of the teacher's class with chosen blocks of it; embeddings, pooler and heads are copied as they are.
 
@@ -118,6 +119,8 @@ def build_student(
             list of n different blocks in the order wanted.
         freeze_embeddings: freeze the embedding module (in BERT: word, position and type tables and their LayerNorm).
             An output layer that is tied to the word table is frozen with it.
+        dropout: every dropout probability of the student (each numeric `*dropout*` of the config); None leaves the
+            config's. Dropout is noise in what the student is asked to match.
 
     Raises:
         StudentError: the arguments do not fit together. It is raised before any weight is copied.
@@ -141,6 +144,8 @@ def build_student(
 
     config = copy.deepcopy(config)  # a model writes to its config; the caller's stays as it is
     config.dtype = teacher.dtype
+    if dropout is not None:
+        _set_dropout(config, dropout)
     # On "meta" there are shapes but no storage: no memory, no random numbers, and everything can be checked first.
     with torch.device("meta"):
         student = type(teacher)(config)
@@ -159,6 +164,14 @@ def build_student(
         frozen=tuple(frozen),
     )
     return student
+
+
+def _set_dropout(config: PretrainedConfig, dropout: float) -> None:
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise StudentError(f"dropout should be a number from 0 to below 1, or None; got {dropout!r}.")
+    for name, value in vars(config).items():
+        if "dropout" in name and isinstance(value, int | float) and not isinstance(value, bool):
+            setattr(config, name, float(dropout))
 
 
 def _check_names(config: PretrainedConfig, overrides: dict[str, object]) -> None:

@@ -34,7 +34,7 @@ def load_teacher(name: str, *, like: nn.Module, alignments: Sequence[Alignment])
     return type(like).from_pretrained(name, use_safetensors=True)
 
 
-def reader_for(model: nn.Module, alignments: Sequence[Alignment], *, role: str) -> FeatureReader:
+def reader_for(model: Any, alignments: Sequence[Alignment], *, role: str) -> FeatureReader:
     """A reader of the layers that the alignments want from `role` ("student" or "teacher")."""
 
     def layers(*features: str) -> list[int]:
@@ -47,7 +47,7 @@ def reader_for(model: nn.Module, alignments: Sequence[Alignment], *, role: str) 
     )
 
 
-def forward_columns(model: nn.Module) -> list[str]:
+def forward_columns(model: Any) -> list[str]:
     """The named arguments of the model's forward (of the model inside, for a PEFT model)."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return list(inspect.signature(inner.forward).parameters)
@@ -60,7 +60,7 @@ class Teacher:
     head is left out when no alignment reads logits.
     """
 
-    def __init__(self, model: nn.Module, alignments: Sequence[Alignment]) -> None:
+    def __init__(self, model: Any, alignments: Sequence[Alignment]) -> None:
         self.model = model.eval().requires_grad_(False)
         self._gives_logits = _reads_logits(alignments)
         headless = isinstance(model, PreTrainedModel) and not self._gives_logits

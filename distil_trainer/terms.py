@@ -1,7 +1,8 @@
 """One alignment, computed: features of both models -> a sum, a count, and what was counted."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from distil_trainer.losses import LOSSES
 from distil_trainer.positions import label_mask, token_mask
 
 
-class Term(NamedTuple):
+@dataclass(frozen=True)
+class Term:
     """A loss before it is averaged: float scalars `total` and `count`, and the unit counted (`positions.UNITS`)."""
 
     total: Tensor

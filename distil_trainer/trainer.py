@@ -15,7 +15,9 @@ from distil_trainer.compatibility import check_pair
 from distil_trainer.errors import TrainingSetupError
 from distil_trainer.features import FeatureReader, Features, logits_of
 from distil_trainer.meter import Meter
+from distil_trainer.page import write_page
 from distil_trainer.positions import UNITS, count_positions
+from distil_trainer.run_record import record_run
 from distil_trainer.teacher import Teacher, forward_columns, load_teacher, reader_for
 from distil_trainer.terms import Term, compute_term
 
@@ -45,6 +47,10 @@ class DistillationTrainer(Trainer):
     `prediction_step` and `evaluation_loop` (exact averages of every term), `log` (adds the terms),
     `_set_signature_columns_if_needed` (keeps what either model reads), `create_model_card`.
     """
+
+    model: Any  # the student: always the module itself, also where accelerate runs a wrapper of it
+    label_names: list[str]
+    _signature_columns: Any
 
     def __init__(
         self,
@@ -104,7 +110,7 @@ class DistillationTrainer(Trainer):
         model: nn.Module,
         inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        num_items_in_batch: Any = None,
     ) -> Any:
         """The loss of one micro-batch: its share of the whole step's.
 
@@ -205,13 +211,18 @@ class DistillationTrainer(Trainer):
         return loss, _single(logits), _single(labels) if labels else None
 
     def evaluation_loop(
-        self, dataloader: Any, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """As `Trainer.evaluation_loop`; adds every term, averaged over the positions of the whole set."""
         self._evaluation_terms = Meter()
-        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         terms = self._evaluation_terms.take(self._sum_over_processes)
-        if terms:
+        if terms and output.metrics is not None:
             weights = {alignment.name: alignment.weight for alignment in self.alignments} | {"task": self.task_weight}
             key = f"{metric_key_prefix}_loss"
             output.metrics[key] = sum(weights[name] * value for name, value in terms.items())
@@ -229,9 +240,31 @@ class DistillationTrainer(Trainer):
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
             if self.teacher is not None:
-                self._signature_columns = list(
-                    dict.fromkeys([*self._signature_columns, *self.teacher.columns, "labels"])
-                )
+                own: Any = self._signature_columns
+                self._signature_columns = list(dict.fromkeys([*own, *self.teacher.columns, "labels"]))
+
+    def create_model_card(  # type: ignore[override]  # several languages too
+        self,
+        language: str | list[str] | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Writes our page (README.md, loss curves, record) into `args.output_dir`; of Trainer's arguments it reads
+        `language`, `license` and `model_name`, because the rest follows from the run.
+        """
+        if self.teacher is None:
+            super().create_model_card(language, license, tags, model_name, **kwargs)  # type: ignore[arg-type]
+            return
+        known = {
+            "name": model_name,
+            "license": license,
+            "language": [language] if isinstance(language, str) else language,
+        }
+        record = record_run(self, student={key: value for key, value in known.items() if value})
+        if self.is_world_process_zero():
+            write_page(str(self.args.output_dir), [record])
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
         return self.accelerator.reduce(values.to(self.args.device), reduction="sum")

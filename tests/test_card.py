@@ -468,3 +468,97 @@ def test_hostile_strings_break_neither_yaml_nor_markdown_nor_html():
     (index,) = data["model-index"]
     assert index["name"] == ModelCard(card).data.model_name
     assert "\n" not in index["name"]
+
+    body = card.split("\n---\n", 1)[1]
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(body)
+    assert not [t for t in tokens if t.type in ("html_block", "hr", "code_block")]
+    headings = [t.content for t, before in zip(tokens[1:], tokens, strict=False) if before.type == "heading_open"]
+    assert headings[1:] == [
+        "Teacher and student", "Results", "How to use", "Training data", "Evaluation data", "Procedure",
+        "Distillation", "Loss curves", "Limitations", "Licence", "Citation",
+    ]  # fmt: skip
+    inline = [child for t in tokens for child in t.children or ()]
+    assert {c.type for c in inline} <= {
+        "text", "text_special", "code_inline", "link_open", "link_close", "image", "softbreak", "strong_open",
+        "strong_close",
+    }  # fmt: skip
+    assert {c.attrs["href"][:12] for c in inline if c.type == "link_open"} == {"https://a.b/"}
+    assert [c.attrs["src"][:1] for c in inline if c.type == "image"] == ["x"]
+    assert [t.info for t in tokens if t.type == "fence"] == ["python", "bash", "bibtex"]
+    for table in re.findall(r"(?:^\|.*\n)+", body, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+    assert "49" not in body
+    assert "alert(1)" in "".join(c.content for c in tokens[1].children)  # it is shown, not dropped
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a_b|c", r"a\_b\|c"),
+        ("<b>&", "&lt;b&gt;&amp;"),
+        (" two\n lines\t", "two lines"),
+        ("# h", r"\# h"),
+        ("- i", r"\- i"),
+        ("-0.5", "-0.5"),
+        ("---", r"\---"),
+        ("1. x", r"1\. x"),
+        ("1.5", "1.5"),
+        ("http://x www.x", "http&#58;//x www&#46;x"),
+        ("HTTPS://x a@b", "HTTPS&#58;//x a&#64;b"),
+        ("[a](b) `c`", r"\[a\](b) \`c\`"),
+    ],
+)
+def test_escaped_text(text, shown):
+    assert escape_markdown(text) == shown
+    html = MarkdownIt("gfm-like", {"linkify": False}).render(f"- {shown}")
+    assert re.fullmatch(r"<ul>\n<li>[^<]*</li>\n</ul>\n", html)
+
+
+CONFIG = BertConfig(
+    vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+    max_position_embeddings=64,
+)  # fmt: skip
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Stockholm", "is", "the", "of", "Sweden", "."]
+
+
+def tokenizer():
+    tokens = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokens.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokens.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    return PreTrainedTokenizerFast(tokenizer_object=tokens, **special)
+
+
+def gpt2(_):
+    special = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    config = GPT2Config(vocab_size=40, n_embd=8, n_layer=1, n_head=2, n_positions=64, **special)
+    return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("build", "task"),
+    [
+        (BertModel, "feature-extraction"),
+        (BertForMaskedLM, "fill-mask"),
+        (BertForTokenClassification, "token-classification"),
+        (BertForSequenceClassification, "text-classification"),
+        (BertForQuestionAnswering, "question-answering"),
+        (gpt2, "text-generation"),
+    ],
+)
+def test_the_snippet_runs_as_it_stands(tmp_path, monkeypatch, build, task):
+    torch.manual_seed(0)
+    model = build(CONFIG)
+    model.save_pretrained(tmp_path / "my-student")
+    tokenizer().save_pretrained(tmp_path / "my-student")
+    card = render_card(Record(stage="distill", student=model_facts(model, name="my-student")))
+    assert metadata(card)["pipeline_tag"] == task
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # transformers warns about itself here
+        exec(snippet, {})
+    assert printed.getvalue()  # an untrained question answerer may print an empty line
+    if task == "feature-extraction":
+        assert printed.getvalue() == "torch.Size([1, 9, 8])\n"

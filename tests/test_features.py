@@ -120,7 +120,9 @@ def test_gradient_checkpointing_gives_the_same_gradients_and_reads_once(backend)
         loss = features.hidden_states[4].square().sum() + (heads.query * heads.key).sum()
         held = [*features.hidden_states.values(), heads.query]
         loss.backward()
-        reads.append(all(a is b for a, b in zip(held, [*features.hidden_states.values(), features.heads[3].query], strict=True)))
+        reads.append(
+            all(a is b for a, b in zip(held, [*features.hidden_states.values(), features.heads[3].query], strict=True))
+        )
         gradients.append([p.grad.clone() for p in model.encoder.parameters()])
     assert reads == [True, True]
     for without, with_checkpointing in zip(*gradients, strict=True):

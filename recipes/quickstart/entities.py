@@ -26,7 +26,7 @@ of the task: whether that word is an entity is not known.
 import ast
 import builtins
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from prose import Piece, is_prose, paragraphs, pieces, plain
@@ -74,20 +74,16 @@ LANGUAGE = Names(set(_BUILTIN_CLASSES), set(_BUILTIN_FUNCTIONS))
 
 @dataclass
 class Paragraph:
-    """One paragraph of prose, in pieces, with the parameters that it may mention."""
+    """One paragraph of prose: its words, the same in pieces with their marks, the parameters it may mention."""
 
+    text: str
     parts: list[Piece]
     parameters: frozenset[str]
-
-    @property
-    def text(self) -> str:
-        """The words, without the mark-up."""
-        return plain(self.parts)
 
 
 @dataclass
 class Module:
-    """What one source file gives: its names, the short strings of its code, its prose."""
+    """What one source file gives: its names, its prose, and which words quoted there are strings of its code."""
 
     name: str
     names: Names
@@ -128,15 +124,11 @@ def read_module(name: str, source: str) -> Module:
     """Parse one source file; nothing is imported or run. A SyntaxError is the caller's to handle."""
     tree = ast.parse(source)
     names = Names()
-    strings: set[str] = set()
-    for node in ast.walk(tree):
+    for node in _statements(tree.body):
         if isinstance(node, ast.ClassDef):
             names.classes.add(node.name)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            if not any("property" in ast.unparse(decorator) for decorator in node.decorator_list):
-                names.functions.add(node.name)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) <= 30:
-            strings.add(node.value)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not _is_property(node):
+            names.functions.add(node.name)
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         names.constants |= {t.id for t in targets if isinstance(t, ast.Name) and _UPPER.fullmatch(t.id)}
@@ -144,9 +136,25 @@ def read_module(name: str, source: str) -> Module:
     for docstring, parameters in _documented(tree, set()):
         for paragraph in paragraphs(docstring):
             parts = pieces(paragraph)
-            if is_prose(plain(parts)):
-                found.append(Paragraph(parts, parameters))
+            text = plain(parts)
+            if is_prose(text):
+                found.append(Paragraph(text, parts, parameters))
+    quoted = {part.text for paragraph in found for part in paragraph.parts if part.mark == "quote"}
+    constants = (n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)) if quoted else ()
+    strings = quoted & {value for value in constants if isinstance(value, str)}
     return Module(name, names, strings, found)
+
+
+def _is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return any("property" in ast.unparse(decorator) for decorator in node.decorator_list)
+
+
+def _statements(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """Every statement below, also in `if` and `try`; expressions, which are most of a tree, are not entered."""
+    for node in body:
+        yield node
+        for part in ("body", "orelse", "finalbody", "handlers"):
+            yield from _statements(getattr(node, part, ()))
 
 
 def _tokens(parts: list[Piece]) -> list[tuple[str, str]]:

@@ -1,0 +1,108 @@
+"""The record of a distillation run: everything that can be read off a trainer after `train()`."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distil_trainer.facts import (
+    alignment_facts,
+    changed_arguments,
+    command,
+    hardware,
+    hub_id,
+    loss_curve,
+    model_facts,
+    now,
+    versions,
+)
+from distil_trainer.record import DataFacts, Provenance, Record
+
+if TYPE_CHECKING:
+    from distil_trainer.trainer import DistillationTrainer
+
+
+def record_run(
+    trainer: "DistillationTrainer",
+    *,
+    student: Mapping[str, Any] | None = None,
+    teacher: Mapping[str, Any] | None = None,
+    data: Sequence[DataFacts] = (),
+    method: str | None = None,
+    folder: str | os.PathLike[str] | None = None,
+) -> Record:
+    """The facts of a run.
+
+    Args:
+        trainer: after `train()`.
+        student, teacher: facts of the two models that no run can know (`name`, `license`, `language`, ...; see
+            `record.ModelFacts`). The names default to the output folder's and to the name that the teacher was
+            loaded by.
+        data: what it was trained on.
+        method: the published method that the alignments came from.
+        folder: where the student was saved, for its size on disk.
+    """
+    state = trainer.state
+    known = {"name": Path(str(trainer.args.output_dir)).absolute().name, **(student or {})}
+    runtimes = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
+    return Record(
+        stage="distill",
+        student=model_facts(trainer.model, folder=folder, **known),
+        teacher=_teacher_facts(trainer, teacher or {}),
+        provenance=_provenance(trainer, teacher or {}),
+        method=method,
+        alignments=alignment_facts(trainer.alignments),
+        task_weight=trainer.task_weight,
+        never_trained=_never_trained(trainer),
+        data=tuple(data),
+        hyperparameters=changed_arguments(trainer.args),
+        versions=versions(),
+        hardware=hardware(),
+        date=now(),
+        seconds=runtimes[-1] if runtimes else None,
+        steps=state.global_step,
+        tokens=int(state.num_input_tokens_seen) or None,
+        loss_curve=loss_curve(state.log_history),
+        command=command(),
+        seeds=(trainer.args.seed,),
+    )
+
+
+def _teacher_facts(trainer: "DistillationTrainer", known: Mapping[str, Any]) -> Any:
+    if trainer.teacher is None:
+        return None
+    model = trainer.teacher.model
+    path = model.name_or_path
+    identity = {"name": Path(path).name or type(model).__name__, "id": hub_id(path)}
+    return model_facts(model, folder=path if Path(path).is_dir() else None, **{**identity, **known})
+
+
+def _provenance(trainer: "DistillationTrainer", teacher: Mapping[str, Any]) -> Provenance | None:
+    """What `build_student` noted, with the teacher's public name where that is known better."""
+    found = getattr(trainer.model, "provenance", None)
+    if found is None:
+        return None
+    return Provenance(
+        teacher=teacher.get("name") or found.teacher or "teacher",
+        revision=teacher.get("revision") or found.revision,
+        teacher_layers=found.teacher_layers,
+        copied_blocks=found.copied_blocks,
+        frozen=found.frozen,
+    )
+
+
+def _never_trained(trainer: "DistillationTrainer") -> dict[str, float]:
+    """Trainable parameters that no gradient ever reached -> their share of the student's parameters.
+
+    Optimizers with a state make it at the first gradient of a parameter; those without one (plain SGD) tell nothing.
+    """
+    optimizer_state = trainer.optimizer.state if trainer.optimizer is not None else {}
+    if not optimizer_state:
+        return {}
+    parameters = dict(trainer.model.named_parameters())
+    total = sum(parameter.numel() for parameter in parameters.values())
+    return {
+        name: round(parameter.numel() / total, 6)
+        for name, parameter in parameters.items()
+        if parameter.requires_grad and parameter not in optimizer_state
+    }

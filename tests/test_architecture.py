@@ -1,0 +1,125 @@
+"""The public names, and which module may import which."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import distil_trainer
+
+PACKAGE = Path(distil_trainer.__file__).parent
+LEAVES = {"errors", "blocks"}  # every module may import these two
+ALLOWED = {
+    "errors": set(),
+    "blocks": set(),
+    "losses": {"losses"},
+    "alignment": {"losses"},
+    "methods": {"alignment"},
+    "positions": set(),
+    "meter": set(),
+    "student": set(),
+    "record": set(),
+    "features": {"losses"},
+    "compatibility": {"alignment"},
+    "teacher": {"alignment", "features"},
+    "terms": {"alignment", "features", "losses", "positions"},
+    "facts": {"record"},
+    "speed": {"facts", "record"},
+    "plots": {"record"},
+    "card": {"record"},
+    "page": {"card", "plots", "record"},
+    "run_record": {"facts", "record", "trainer"},  # the trainer for its type only
+    "trainer": {
+        "alignment",
+        "compatibility",
+        "features",
+        "meter",
+        "page",
+        "positions",
+        "run_record",
+        "teacher",
+        "terms",
+    },
+    "data": set(),
+    "metrics": {"data"},
+    "_strict": set(),
+    "recipe": {"_strict", "alignment", "methods"},
+}
+
+
+def module_name(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_modules(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "distil_trainer":
+            parts = node.module.split(".")[1:]
+            yield from [parts[0]] if parts else [alias.name for alias in node.names]
+
+
+SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py" or path.parent != PACKAGE]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_follow_the_direction_of_the_data(path):
+    assert set(imported_modules(path)) <= ALLOWED[module_name(path)] | LEAVES
+
+
+def test_every_module_has_its_place():
+    assert {module_name(path) for path in SOURCES} == set(ALLOWED)
+
+
+def test_losses_import_torch_and_the_standard_library_only():
+    for path in (PACKAGE / "losses").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            roots = {name.split(".")[0] for name in names}
+            assert roots <= {"torch", "distil_trainer", *sys.stdlib_module_names}
+
+
+def test_public_names():
+    assert distil_trainer.__all__ == [
+        "Alignment",
+        "DistillationTrainer",
+        "Record",
+        "build_student",
+        "layer_map",
+        "methods",
+        "render_card",
+        "student_config",
+    ]
+    assert all(hasattr(distil_trainer, name) for name in distil_trainer.__all__)
+
+
+def test_the_built_wheel_works_from_another_directory(tmp_path):
+    root = PACKAGE.parent
+    if not (root / "setup.cfg").exists():
+        pytest.skip("not run from the source tree")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    source = tmp_path / "source"  # a build writes beside its source
+    ignore = shutil.ignore_patterns(".*", "runs", "*.egg-info", "tests", "build", "__pycache__")
+    shutil.copytree(root, source, ignore=ignore)
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)]
+    subprocess.run(build, check=True)
+    (wheel,) = tmp_path.glob("distil_trainer-*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True)
+    code = (
+        "import distil_trainer as d; from distil_trainer.record import ModelFacts;"
+        "print(d.__file__); print(d.render_card(d.Record(stage='distill', student=ModelFacts(name='s'))))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(tmp_path / "site"), "PATH": ""},
+        cwd=tmp_path / "site",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert str(tmp_path / "site") in result.stdout
+    assert "# s" in result.stdout
+    assert (tmp_path / "site" / "distil_trainer" / "py.typed").exists()
