@@ -21,6 +21,8 @@ def check_pair(student: nn.Module, teacher: nn.Module, alignments: Sequence[Alig
     Raises:
         AlignmentError: the first thing that does not fit, with both sizes.
     """
+    if student is teacher:
+        raise AlignmentError("student and teacher are the same model. Build the student with `build_student`.")
     check_alignments(
         alignments,
         student_layers=_size(student, "num_hidden_layers"),

@@ -14,7 +14,7 @@ from distil_trainer.errors import DataError
 
 UNITS = ("tokens", "pairs", "rows", "labels", "task")
 """tokens: attended tokens. pairs: pairs of attended tokens of one row. rows: examples. labels: labelled positions.
-task: labelled positions that the task loss of the model averages over."""
+task: what the model's own loss averages over: labelled positions, or examples where no column is called `labels`."""
 
 
 def token_mask(inputs: Mapping[str, Any]) -> Tensor:
@@ -54,9 +54,9 @@ def count_positions(batches: Sequence[Mapping[str, Any]], *, shifts_labels: bool
 
 def _count_batch(batch: Mapping[str, Any], shifts_labels: bool) -> Tensor:
     lengths = token_mask(batch).sum(-1)
-    labelled = lengths.new_zeros(1)
+    rows = torch.ones_like(lengths)
+    labelled, task = lengths.new_zeros(1), rows
     if batch.get("labels") is not None:
         labelled = label_mask(batch)
-    predicted = labelled[..., 1:] if shifts_labels else labelled
-    rows = torch.ones_like(lengths)
-    return torch.stack([x.sum() for x in (lengths, lengths**2, rows, labelled, predicted)])
+        task = labelled[..., 1:] if shifts_labels else labelled
+    return torch.stack([x.sum() for x in (lengths, lengths**2, rows, labelled, task)])

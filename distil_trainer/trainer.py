@@ -72,19 +72,27 @@ class DistillationTrainer(Trainer):
             raise TrainingSetupError(f"task_weight should be a number from 0; got {task_weight!r}.")
         self.task_weight = float(task_weight)
         super().__init__(model, args, **kwargs)
+        if self.alignments and self.task_weight and len(self.label_names) > 1 and "labels" in self.label_names:
+            if self.compute_loss_func is None:
+                raise TrainingSetupError(
+                    f"the loss of {type(self.model).__name__} adds means over different things "
+                    f"({', '.join(self.label_names)}), which cannot be averaged over a step. Pass compute_loss_func, "
+                    "or task_weight=0."
+                )
         self.teacher: Teacher | None = None
+        self._reader: FeatureReader | None = None
         if teacher_model is not None and self.alignments:
             if isinstance(teacher_model, str):
                 teacher_model = load_teacher(teacher_model, like=self.model, alignments=self.alignments)
             check_pair(self.model, teacher_model, self.alignments)
             self.teacher = Teacher(teacher_model.to(self.args.device), self.alignments)
+            self._reader = reader_for(self.model, self.alignments, role="student")
             self.loss_is_scaled_for_ga = True
             if self.args.n_gpu > 1:
                 raise TrainingSetupError(
                     f"{self.args.n_gpu} GPUs are visible but one process runs, which means nn.DataParallel. Start one "
                     "process a GPU with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one GPU."
                 )
-        self._reader: FeatureReader | None = None
         self._training_terms, self._evaluation_terms = Meter(), Meter()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -147,7 +155,7 @@ class DistillationTrainer(Trainer):
 
     def _student_forward(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Features, Any, Tensor | None]:
         """Features and outputs of the student, and the mean of its own loss over this batch if it has a weight."""
-        if self._reader is None or self._reader.model is not self.model:
+        if self._reader is None or self._reader.model is not self.model:  # made anew by model_init
             self._reader = reader_for(self.model, self.alignments, role="student")
         unwanted = () if self.task_weight else (*self.label_names, "labels")
         inputs = {k: v for k, v in inputs.items() if k in forward_columns(self.model) and k not in unwanted}

@@ -30,6 +30,12 @@ def test_what_does_not_fit_is_named_with_both_sizes(student, alignments, message
         check_pair(model, tiny_model(BertModel), alignments)
 
 
+def test_a_model_cannot_teach_itself():
+    model = tiny_model(BertModel)
+    with pytest.raises(AlignmentError, match="the same model"):
+        check_pair(model, model, methods.lightmbert(student_layers=4, teacher_layers=4))
+
+
 def test_logits_need_a_head_of_the_same_size_on_both_sides():
     with pytest.raises(AlignmentError, match="BertModel has no head"):
         check_pair(tiny_model(BertForMaskedLM), tiny_model(BertModel), LOGITS)

@@ -292,7 +292,8 @@ def test_the_loss_curve_is_read_from_the_log():
         {"eval_loss": 0.75, "eval_runtime": 1.0, "step": 2},
     ]
     curve = loss_curve(history)
-    assert curve == {"loss": [[1, 0.5]], "loss/hidden_states_s1_t2": [[1, 0.25], [2, 0.125]], "eval_loss": [[2, 0.75]]}
+    term = "loss/hidden_states_s1_t2"
+    assert curve == {"loss": ((1, 0.5),), term: ((1, 0.25), (2, 0.125)), "eval_loss": ((2, 0.75),)}
     assert Record(stage="distill", loss_curve=curve).loss_curve["loss"] == ((1, 0.5),)
 
 

@@ -6,7 +6,13 @@ import pytest
 import torch
 from conftest import flat_weights, pad_batch, ragged_examples, tiny_model
 from datasets import Dataset
-from transformers import BertForMaskedLM, BertForPreTraining, BertForSequenceClassification, BertModel
+from transformers import (
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertModel,
+)
 
 from distil_trainer import Alignment, DistillationTrainer, build_student, methods, student_config
 from distil_trainer.errors import AlignmentError, DataError, TrainingSetupError
@@ -155,6 +161,26 @@ def test_classifier_logits_count_examples(make_args):
     trainer.train()
 
 
+def test_the_task_loss_of_question_answering_counts_examples(make_args):
+    examples = [{**ex, "start_positions": 0, "end_positions": 1} for ex in ragged_examples(12, labels=False)]
+
+    def collate(batch):
+        ends = {key: torch.tensor([ex[key] for ex in batch]) for key in ("start_positions", "end_positions")}
+        return pad_batch([{k: ex[k] for k in ("input_ids", "attention_mask")} for ex in batch]) | ends
+
+    trainer = make_trainer(
+        make_args,
+        model_class=BertForQuestionAnswering,
+        task_weight=1.0,
+        args={"per_device_eval_batch_size": 5},
+        eval_dataset=examples,
+        data_collator=collate,
+    )
+    with torch.no_grad():
+        expected = trainer.model.eval()(**collate(examples)).loss.item()
+    assert trainer.evaluate()["eval_loss/task"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_columns_that_only_the_teacher_reads_are_kept(make_args):
     class NoTypes(BertModel):
         def forward(self, input_ids, attention_mask=None, **kwargs):
@@ -213,6 +239,7 @@ def test_only_the_student_is_saved(make_args, tmp_path):
     [
         ({"task_weight": -1.0}, TrainingSetupError, "task_weight should be a number from 0"),
         ({"task_weight": "1"}, TrainingSetupError, "got '1'"),
+        ({"model_class": BertForPreTraining, "task_weight": 0.5}, TrainingSetupError, "labels, next_sentence_label"),
         ({"alignments": ["hidden"]}, AlignmentError, "should hold Alignment objects"),
         (
             {"alignments": methods.lightmbert(student_layers=3, teacher_layers=4)},
