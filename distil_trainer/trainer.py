@@ -72,13 +72,13 @@ class DistillationTrainer(Trainer):
             raise TrainingSetupError(f"task_weight should be a number from 0; got {task_weight!r}.")
         self.task_weight = float(task_weight)
         super().__init__(model, args, **kwargs)
-        if self.alignments and self.task_weight and len(self.label_names) > 1 and "labels" in self.label_names:
-            if self.compute_loss_func is None:
-                raise TrainingSetupError(
-                    f"the loss of {type(self.model).__name__} adds means over different things "
-                    f"({', '.join(self.label_names)}), which cannot be averaged over a step. Pass compute_loss_func, "
-                    "or task_weight=0."
-                )
+        adds_means = len(self.label_names) > 1 and "labels" in self.label_names and self.compute_loss_func is None
+        if self.alignments and self.task_weight and adds_means:
+            raise TrainingSetupError(
+                f"the loss of {type(self.model).__name__} adds means over different things "
+                f"({', '.join(self.label_names)}), which cannot be averaged over a step. Pass compute_loss_func, "
+                "or task_weight=0."
+            )
         self.teacher: Teacher | None = None
         self._reader: FeatureReader | None = None
         if teacher_model is not None and self.alignments:

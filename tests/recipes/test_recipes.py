@@ -18,26 +18,7 @@ ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "accelerate")
 DISTILL = [path for path in RECIPES if "teacher" in yaml.safe_load(path.read_text())]
 FINETUNE = [path for path in RECIPES if path not in DISTILL]
-WORDS = [
-    "the",
-    "a",
-    "of",
-    "to",
-    "is",
-    "an",
-    "array",
-    "that",
-    "holds",
-    "rows",
-    "and",
-    "columns",
-    "copy",
-    "order",
-    "returns",
-    "given",
-    "value",
-    "when",
-]
+WORDS = """the a of to is an array that holds rows and columns copy order returns given value when""".split()  # noqa: SIM905
 
 
 def script(name):
