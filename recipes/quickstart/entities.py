@@ -12,7 +12,8 @@ The labels come from the source itself (distant supervision), by these rules:
 Many parameters are called like English words (`copy`, `order`, `name`, `a`), so a word counts as a mention when
 
 1. the author marked it: back-ticks, a role, asterisks, quotation marks around one word, or
-2. it does not look like English: an underscore inside, CamelCase, UPPER_CASE; or
+2. it does not look like English: an underscore inside, CamelCase, UPPER_CASE, or a single letter that is a parameter
+   ("the graph G"; not a, A, I); or
 3. it is a parameter followed by `=`, or by "is" and a constant ("if copy is True"); or
 4. it is a capitalised class of this very module ("a Series") and does not open a sentence; or
 5. it is short or capitalised, and is marked elsewhere in the same paragraph ("a matrix `x`. When x is ...").
@@ -194,7 +195,9 @@ def label(paragraph: Paragraph, module: Module, package: Names) -> tuple[list[st
             kind = known(token)
             if kind is None and mark == "emphasis":  # said with stress
                 continue
-        elif token in paragraph.parameters and (after == "=" or (after == "is" and then in _UNLABELLED)):
+        elif token in paragraph.parameters and (
+            (len(token) == 1 and token not in _ARTICLES) or after == "=" or (after == "is" and then in _UNLABELLED)
+        ):
             kind = "PARAM"
         elif _CAMEL.fullmatch(token) or (token[0].isupper() and not opens and token in module.names.classes):
             kind = known(token)

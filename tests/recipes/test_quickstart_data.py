@@ -87,6 +87,7 @@ def test_labels_follow_the_rules():
     [
         ("The sum of `x` and x is the result of it.", [("x", "PARAM"), ("x", "PARAM")]),
         ("The sum of `a` is a number that is used.", [("a", "PARAM")]),
+        ("It is a number that is larger than x is.", [("x", "PARAM")]),
         ("The order is that of n_items in the list.", [("n_items", "PARAM")]),
         ("The order is that of n_goods in the list.", None),
         ("This is the value of ``what + ever`` for it.", None),
