@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -74,19 +75,22 @@ def _is_not_blank(text: str | None) -> bool:
 def tokenize_text(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
+    max_length: int | None,
     *,
     column: str = "text",
     batch_size: int = 1000,
 ) -> Dataset:
     """Each text as the model's inputs (`tokenizer.model_input_names`), cut at `max_length` tokens, not padded.
 
+    With `max_length=None` texts stay whole, for `group_tokens`.
+
     Texts of which the tokenizer leaves nothing but special tokens are dropped. Raises DataError when no text is left.
     """
     _need_columns(dataset, column)
 
     def encode(texts: list[str]) -> dict[str, list[Any]]:
-        encoded = tokenizer(texts, truncation=True, max_length=max_length, return_special_tokens_mask=True)
+        cut = {"truncation": False} if max_length is None else {"truncation": True, "max_length": max_length}
+        encoded = tokenizer(texts, return_special_tokens_mask=True, verbose=False, **cut)
         kept = [row for row, special in enumerate(encoded["special_tokens_mask"]) if not all(special)]
         return _rows(encoded, tokenizer, kept)
 
@@ -101,6 +105,28 @@ def tokenize_text(
     if not len(tokenized):
         raise DataError("expected texts with at least one token, but the tokenizer left none; check the tokenizer")
     return tokenized
+
+
+def group_tokens(dataset: Dataset, length: int, *, batch_size: int = 1000) -> Dataset:
+    """Tokenised texts put end to end and cut into rows of exactly `length` tokens: no padding, one text after another.
+
+    What is left over at the end of each `batch_size` texts is dropped. Raises DataError when not one row is filled.
+    """
+    _need_columns(dataset, "input_ids")
+    if length < 1:
+        raise DataError(f"expected rows of at least 1 token, got length={length}")
+
+    def group(columns: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
+        joined = {name: list(chain.from_iterable(rows)) for name, rows in columns.items()}
+        whole = len(joined["input_ids"]) // length * length
+        return {name: [row[i : i + length] for i in range(0, whole, length)] for name, row in joined.items()}
+
+    grouped = dataset.map(group, batched=True, batch_size=batch_size, desc=f"Grouping to rows of {length} tokens")
+    if not len(grouped):
+        raise DataError(
+            f"expected at least {length} tokens to fill a row, got fewer; use more text or a smaller length"
+        )
+    return grouped
 
 
 def _rows(encoded: Any, tokenizer: PreTrainedTokenizerBase, kept: Sequence[int]) -> dict[str, list[Any]]:

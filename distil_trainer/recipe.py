@@ -89,7 +89,8 @@ class TextData:
             or .jsonl with one JSON object a line.
         validation: paths or globs of the validation text, alike; none means no evaluation.
         column: the key of the text in .jsonl files.
-        max_length: tokens an example is cut to.
+        max_length: tokens an example is cut to, or with `group` the tokens of each row.
+        group: put the texts end to end and cut rows of `max_length` tokens, so that there is no padding.
         max_examples: how many training examples to use; None means all.
         mlm_probability: share of tokens to mask; None leaves the text as it is.
         name: what the card calls the data.
@@ -104,6 +105,7 @@ class TextData:
     validation: tuple[str, ...] = ()
     column: str = "text"
     max_length: int = 128
+    group: bool = False
     max_examples: int | None = None
     mlm_probability: float | None = None
     name: str | None = None

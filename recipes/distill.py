@@ -15,7 +15,7 @@ from transformers import DataCollatorForLanguageModeling, DataCollatorWithPaddin
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 
 from distil_trainer import DistillationTrainer, build_student, layer_map, methods, student_config
-from distil_trainer.data import load_text, sample_rows, tokenize_text
+from distil_trainer.data import group_tokens, load_text, sample_rows, tokenize_text
 from distil_trainer.errors import DataError, RecipeError
 from distil_trainer.facts import cached_revision, hub_id
 from distil_trainer.page import write_page
@@ -126,7 +126,10 @@ def read_text(data: TextData, patterns: tuple[str, ...], tokenizer: Any) -> Data
     files = sorted(file for pattern in patterns for file in glob.glob(pattern, recursive=True))
     if not files:
         raise DataError(f"no file matches {', '.join(patterns)}; the paths are relative to {Path.cwd()}")
-    return tokenize_text(load_text(files, column=data.column), tokenizer, data.max_length)
+    texts = load_text(files, column=data.column)
+    if data.group:
+        return group_tokens(tokenize_text(texts, tokenizer, None), data.max_length)
+    return tokenize_text(texts, tokenizer, data.max_length)
 
 
 def data_facts(data: TextData, train: Dataset) -> DataFacts:

@@ -9,7 +9,15 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from distil_trainer.data import check_tags, label_list, load_text, sample_rows, tokenize_and_label, tokenize_text
+from distil_trainer.data import (
+    check_tags,
+    group_tokens,
+    label_list,
+    load_text,
+    sample_rows,
+    tokenize_and_label,
+    tokenize_text,
+)
 from distil_trainer.errors import DataError
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "cat", "sat", "##s", "##ting", "."]
@@ -166,3 +174,20 @@ def test_samples_repeat(write, tmp_path):
     assert len(sample_rows(data, 500)) == 50
     with pytest.raises(DataError, match="at least 1"):
         sample_rows(data, 0)
+
+
+def test_grouped_rows_are_full_and_keep_the_order(tokenizer):
+    texts = Dataset.from_dict({"text": ["a cat", "a cat sat .", "sits", "a ."]})
+    tokenized = tokenize_text(texts, tokenizer, None)
+    joined = [token for row in tokenized["input_ids"] for token in row]
+    grouped = group_tokens(tokenized, 5)
+    assert grouped["input_ids"] == [joined[i : i + 5] for i in range(0, len(joined) - 4, 5)]
+    assert all(len(row) == 5 for column in grouped.column_names for row in grouped[column])
+
+
+def test_grouping_needs_enough_tokens(tokenizer):
+    tokenized = tokenize_text(Dataset.from_dict({"text": ["a cat"]}), tokenizer, None)
+    with pytest.raises(DataError, match="at least 100 tokens to fill a row"):
+        group_tokens(tokenized, 100)
+    with pytest.raises(DataError, match="length=0"):
+        group_tokens(tokenized, 0)
