@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import inf
 from typing import Any
 
 import torch
@@ -64,11 +65,7 @@ class DistillationTrainer(Trainer):
     ) -> None:
         self.alignments = tuple(alignments)
         check_alignments(self.alignments)
-        if (
-            isinstance(task_weight, bool)
-            or not isinstance(task_weight, int | float)
-            or not 0 <= task_weight < float("inf")
-        ):
+        if isinstance(task_weight, bool) or not isinstance(task_weight, int | float) or not 0 <= task_weight < inf:
             raise TrainingSetupError(f"task_weight should be a number from 0; got {task_weight!r}.")
         self.task_weight = float(task_weight)
         super().__init__(model, args, **kwargs)
@@ -82,17 +79,17 @@ class DistillationTrainer(Trainer):
         self.teacher: Teacher | None = None
         self._reader: FeatureReader | None = None
         if teacher_model is not None and self.alignments:
+            if self.args.n_gpu > 1:
+                raise TrainingSetupError(
+                    f"{self.args.n_gpu} GPUs are visible but one process runs, which means nn.DataParallel. Start one "
+                    "process a GPU with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one GPU."
+                )
             if isinstance(teacher_model, str):
                 teacher_model = load_teacher(teacher_model, like=self.model, alignments=self.alignments)
             check_pair(self.model, teacher_model, self.alignments)
             self.teacher = Teacher(teacher_model.to(self.args.device), self.alignments)
             self._reader = reader_for(self.model, self.alignments, role="student")
             self.loss_is_scaled_for_ga = True
-            if self.args.n_gpu > 1:
-                raise TrainingSetupError(
-                    f"{self.args.n_gpu} GPUs are visible but one process runs, which means nn.DataParallel. Start one "
-                    "process a GPU with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one GPU."
-                )
         self._training_terms, self._evaluation_terms = Meter(), Meter()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -139,7 +136,8 @@ class DistillationTrainer(Trainer):
         weighted = [(a.name, a.weight, compute_term(a, student, teacher, inputs)) for a in self.alignments]
         if task_loss is not None:
             count = own_counts[UNITS.index("task")]
-            weighted.append(("task", self.task_weight, Term(task_loss * count, count, "task")))
+            total = torch.where(count > 0, task_loss * count, 0.0)  # the mean over no label is NaN
+            weighted.append(("task", self.task_weight, Term(total, count, "task")))
         # DDP averages gradients over the processes, while the counts are already sums over them.
         processes = self.accelerator.num_processes if model.training else 1
         loss = torch.zeros((), device=step_counts.device)

@@ -47,6 +47,32 @@ def test_update_is_the_same_for_every_split(make_args, terms, task_weight):
     assert updates[0].norm() > 0
 
 
+def test_micro_batches_without_labels_have_no_task_loss(make_args):
+    examples = ragged_examples()
+    for example in examples[::2]:
+        example["labels"] = [-100] * len(example["labels"])
+    weights = []
+    for batch_size, accumulation in ((8, 1), (1, 8)):
+        teacher = tiny_model(BertForMaskedLM)
+        student = build_student(teacher, student_config(teacher.config, num_hidden_layers=2))
+        trainer = DistillationTrainer(
+            model=student,
+            args=make_args(
+                per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation, optim="sgd"
+            ),
+            teacher_model=teacher,
+            alignments=TERMS["lightmbert"],
+            task_weight=1.0,
+            train_dataset=examples,
+            eval_dataset=examples,
+            data_collator=pad_batch,
+        )
+        trainer.train()
+        weights.append(flat_weights(trainer.model))
+    assert (weights[1] - weights[0]).norm() <= 1e-6 * weights[0].norm()
+    assert torch.isfinite(torch.tensor(trainer.evaluate()["eval_loss/task"]))
+
+
 def test_padding_and_empty_rows_change_nothing(make_args):
     teacher = tiny_model(BertForMaskedLM)
     student = build_student(teacher, student_config(teacher.config, num_hidden_layers=2))

@@ -1,0 +1,54 @@
+import pytest
+from conftest import pad_batch, ragged_examples, tiny_model
+from transformers import BertModel
+
+from distil_trainer import DistillationTrainer, Record, build_student, methods, student_config
+from distil_trainer.run_record import record_run
+
+
+@pytest.fixture
+def trainer(make_args):
+    teacher = tiny_model(BertModel)
+    student = build_student(
+        teacher, student_config(teacher.config, num_hidden_layers=2), layers=[1, 4], freeze_embeddings=True
+    )
+    trainer = DistillationTrainer(
+        model=student,
+        args=make_args(learning_rate=2e-3, include_num_input_tokens_seen="non_padding"),
+        teacher_model=teacher,
+        alignments=methods.lightmbert(student_layers=2, teacher_layers=4),
+        train_dataset=ragged_examples(24, labels=False),
+        data_collator=pad_batch,
+    )
+    trainer.train()
+    return trainer
+
+
+def test_a_record_holds_the_facts_of_the_run(trainer):
+    record = record_run(trainer, student={"name": "small", "license": "mit"}, teacher={"name": "big", "id": "org/big"})
+    assert (record.student.name, record.student.license, record.student.layers) == ("small", "mit", 2)
+    assert (record.teacher.id, record.teacher.layers) == ("org/big", 4)
+    assert record.provenance.copied_blocks == (1, 4)
+    assert record.provenance.frozen == ("embeddings",)
+    assert [term.name for term in record.alignments] == ["hidden_states_s2_t4", "attention_probs_s2_t4"]
+    assert record.hyperparameters["learning_rate"] == 2e-3
+    assert record.steps == 3
+    assert record.tokens == sum(len(example["input_ids"]) for example in ragged_examples(24))
+    assert len(record.loss_curve["loss/hidden_states_s2_t4"]) == 3
+    assert record.seconds > 0
+
+
+def test_parameters_that_got_no_gradient_are_named(trainer):
+    # Embeddings are frozen on purpose, which the provenance says; nothing reads the pooler.
+    assert set(record_run(trainer).never_trained) == {"pooler.dense.weight", "pooler.dense.bias"}
+
+
+def test_create_model_card_writes_the_whole_page(trainer, tmp_path):
+    trainer.create_model_card(language="sv", license="apache-2.0", model_name="small-sv")
+    folder = tmp_path / "out"
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\n")
+    assert "# small-sv" in card
+    assert "student block" in card
+    assert (folder / "loss_curves.png").exists()
+    assert Record.load(folder / "distillation.json").student.language == ("sv",)
