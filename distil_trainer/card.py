@@ -163,7 +163,7 @@ def _base_model(student: ModelFacts, teacher: ModelFacts | None, lineage: Sequen
     if lineage[0].stage == "finetune" and distilled and distilled != student.id:
         return distilled
     copied = any(r.provenance and r.provenance.copied_blocks for r in lineage)
-    return teacher.id if teacher and copied else None
+    return (teacher.id or teacher.base_model) if teacher and copied else None
 
 
 def _results(records: Sequence[Record]) -> list[dict[str, Any]]:

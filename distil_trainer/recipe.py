@@ -5,6 +5,8 @@ Science only: what is learned from what, and how. Hardware is in the YAML that `
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from transformers import TrainingArguments
@@ -22,6 +24,7 @@ __all__ = [
     "TeacherSource",
     "TextData",
     "load_recipe",
+    "model_path",
 ]
 
 
@@ -34,6 +37,8 @@ class TeacherSource:
         revision: branch, tag or commit on the Hub.
         model_class: the Auto class to load it with; the student gets the same heads.
         hub_id: the Hub id that the card states, when the teacher is loaded from elsewhere.
+        title: what the card calls the teacher; None takes the last part of its id or path.
+        base_model: the Hub id of the model that the teacher was fine-tuned from, for the card.
         license: the teacher's license, for the card.
         language: the teacher's languages as ISO 639 codes, for the card.
     """
@@ -48,6 +53,8 @@ class TeacherSource:
         "AutoModelForTokenClassification",
     ] = "AutoModel"
     hub_id: str | None = None
+    title: str | None = None
+    base_model: str | None = None
     license: str | None = None
     language: tuple[str, ...] = ()
 
@@ -199,22 +206,24 @@ class FinetuneRecipe:
     """The same fine-tuning of several models with several seeds: `recipes/finetune.py`.
 
     Attributes:
-        models: a name for the tables (teacher, student, undistilled, ...) -> a Hub id or path.
+        models: teacher, student or undistilled -> a Hub id, path, or `package:NAME`.
         data: the sentences.
         seeds: one run a seed; scores are averaged.
         output_dir: where the runs and their records go.
         task: what is learned.
         max_length: tokens a sentence is cut to.
         training: `transformers.TrainingArguments`, as they are called there.
+        save_models: keep every fine-tuned model, as `output_dir/NAME-SEED`.
     """
 
-    models: dict[str, str]
+    models: dict[Literal["teacher", "student", "undistilled"], str]
     data: NerData
     seeds: tuple[int, ...]
     output_dir: str
     task: Literal["token-classification"] = "token-classification"
     max_length: int = 128
     training: dict[str, Any] = field(default_factory=dict)
+    save_models: bool = False
 
     def __post_init__(self) -> None:
         _require(bool(self.models), "models", "at least one name: path", self.models)
@@ -222,6 +231,21 @@ class FinetuneRecipe:
         _require(len(set(self.seeds)) == len(self.seeds), "seeds", "different numbers", self.seeds)
         _require(self.max_length >= 1, "max_length", "at least 1", self.max_length)
         _check_training(self.training, {"output_dir": "output_dir", "seed": "seeds"})
+
+
+def model_path(name: str) -> str:
+    """Where a recipe's model is: `package:NAME` is the `model` folder of an installed package, the rest stays as it is.
+
+    Raises:
+        RecipeError: the package is not installed.
+    """
+    if not name.startswith("package:"):
+        return name
+    package = name.removeprefix("package:")
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise RecipeError(f"{name!r}: the package {package!r} is not installed. Install it with pip.")
+    return str(Path(spec.origin).parent / "model")
 
 
 def _require(holds: bool, key: str, expected: str, came: object) -> None:

@@ -68,11 +68,14 @@ class _Facts:
 class ModelFacts(_Facts):
     """One model. `name` is what people call it; `id` is its Hub id, if it has one; `license` is the Hub's identifier.
 
+    `base_model` is the Hub id of the model that this one was fine-tuned from.
+
     `language` holds ISO 639 codes, "multilingual" or "code". `citation` is a BibTeX entry.
     """
 
     name: str
     id: str | None = None
+    base_model: str | None = None
     revision: str | None = None
     license: str | None = None
     language: tuple[str, ...] = ()
@@ -92,6 +95,7 @@ class ModelFacts(_Facts):
 
     def __post_init__(self) -> None:
         _check_hub_id(self.id, "ModelFacts.id")
+        _check_hub_id(self.base_model, "ModelFacts.base_model")
         super().__post_init__()
         _check_languages(self.language, "ModelFacts.language")
         if self.license is not None and not _LICENSE.fullmatch(self.license):

@@ -5,7 +5,6 @@ accelerate launch recipes/distill.py RECIPE.yaml [key=value ...]
 
 import glob
 import sys
-from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from distil_trainer.data import group_tokens, load_text, sample_rows, tokenize_t
 from distil_trainer.errors import DataError, RecipeError
 from distil_trainer.facts import cached_revision, hub_id
 from distil_trainer.page import write_page
-from distil_trainer.recipe import DistillRecipe, TeacherSource, TextData, load_recipe
+from distil_trainer.recipe import DistillRecipe, TeacherSource, TextData, load_recipe, model_path
 from distil_trainer.record import DataFacts
 from distil_trainer.run_record import record_run
 
@@ -31,7 +30,7 @@ def main(path: str, overrides: list[str]) -> None:
     folder = Path(recipe.output_dir)
     args = TrainingArguments(output_dir=recipe.output_dir, **recipe.training)
     set_seed(args.seed)
-    source = teacher_path(recipe.teacher)
+    source = model_path(recipe.teacher.name)
     teacher = getattr(transformers, recipe.teacher.model_class).from_pretrained(
         source, revision=recipe.teacher.revision or "main", use_safetensors=True
     )
@@ -92,32 +91,17 @@ def main(path: str, overrides: list[str]) -> None:
     trainer.end()
 
 
-def teacher_path(source: TeacherSource) -> str:
-    """A Hub id or path as it is; `package:NAME` is the `model` folder of an installed package."""
-    if not source.name.startswith("package:"):
-        return source.name
-    package = source.name.removeprefix("package:")
-    try:
-        return str(Path(str(import_module(package).__file__)).parent / "model")
-    except ModuleNotFoundError as error:
-        raise RecipeError(
-            f"teacher.name={source.name!r}: the package {package!r} is not installed. Install it with pip."
-        ) from error
-
-
 def teacher_facts(source: TeacherSource) -> dict[str, Any]:
     """What the card says of the teacher besides what the model itself tells."""
     name = source.hub_id or hub_id(source.name)
     facts = {
-        "name": name.split("/")[-1] if name else None,
+        "name": source.title or (name.split("/")[-1] if name else None),
         "id": name,
+        "base_model": source.base_model,
         "revision": cached_revision(name, source.revision) if name else None,
         "license": source.license,
         "language": source.language,
     }
-    if source.name.startswith("package:"):
-        package = source.name.removeprefix("package:").replace("_", "-")
-        facts["name"] = f"{facts['name'] or package} (package {package} {metadata.version(package)})"
     return {key: value for key, value in facts.items() if value is not None}
 
 

@@ -24,7 +24,7 @@ from distil_trainer.data import label_list, tokenize_and_label
 from distil_trainer.errors import DataError
 from distil_trainer.facts import changed_arguments, command, hardware, now, versions
 from distil_trainer.metrics import token_classification_metrics
-from distil_trainer.recipe import FinetuneRecipe, NerData, load_recipe
+from distil_trainer.recipe import FinetuneRecipe, NerData, load_recipe, model_path
 from distil_trainer.record import DataFacts, Evaluation, Record
 from distil_trainer.speed import measure_speeds
 
@@ -36,11 +36,13 @@ def main(path: str, overrides: list[str]) -> None:
     recipe = load_recipe(FinetuneRecipe, path, overrides)
     splits = {name: read_split(getattr(recipe.data, name)) for name in ("train", "validation", "test")}
     labels = label_list(splits["train"])
-    scores: dict[str, dict[int, float]] = {role: {} for role in recipe.models}
+    scores: dict[Any, dict[int, float]] = {role: {} for role in recipe.models}
     for seed in recipe.seeds:
         for role in recipe.models:
             trainer = finetune(recipe, role, seed, splits, labels)
             scores[role][seed] = trainer.evaluate()["eval_test_f1"]
+            if recipe.save_models:
+                trainer.save_model(str(Path(recipe.output_dir) / f"{role}-{seed}"))
             if trainer.is_world_process_zero():
                 print(f"{role}, seed {seed}: F1 {scores[role][seed]:.4f}", flush=True)
     if trainer.is_world_process_zero():
@@ -64,11 +66,11 @@ def read_split(patterns: tuple[str, ...]) -> Dataset | None:
 
 
 def finetune(
-    recipe: FinetuneRecipe, role: str, seed: int, splits: dict[str, Dataset | None], labels: list[str]
+    recipe: FinetuneRecipe, role: Any, seed: int, splits: dict[str, Dataset | None], labels: list[str]
 ) -> Trainer:
     """One model, fine-tuned with one seed; its `eval_dataset` holds the splits to score it on."""
     set_seed(seed)
-    source = recipe.models[role]
+    source = model_path(recipe.models[role])
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForTokenClassification.from_pretrained(
         source,
@@ -99,12 +101,14 @@ def record_of(
     recipe: FinetuneRecipe,
     trainer: Trainer,
     splits: dict[str, Dataset | None],
-    scores: dict[str, dict[int, float]],
+    scores: dict[Any, dict[int, float]],
     labels: list[str],
 ) -> Record:
     """Scores of all models and seeds, and their speed."""
     untrained: dict[Any, Any] = {
-        role: AutoModelForTokenClassification.from_pretrained(source, use_safetensors=True, num_labels=len(labels))
+        role: AutoModelForTokenClassification.from_pretrained(
+            model_path(source), use_safetensors=True, num_labels=len(labels)
+        )
         for role, source in recipe.models.items()
     }
     return Record(
