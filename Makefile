@@ -11,7 +11,7 @@ help:  ## this list
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,benchmarks]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
 install: $(VENV)/.installed  ## the virtual environment, with the tested versions
@@ -27,8 +27,9 @@ check: install  ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: install  ## STS-B after distillation; needs TEXT=sentences.txt and PAIRS=pairs.jsonl
-	$(BIN)/python benchmarks/sts.py --text $(TEXT) --pairs $(PAIRS) --out runs/sts.json
+bench: install  ## the same step here and in TextBrewer, side by side (minutes)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[benchmarks]'
+	mkdir -p runs && $(BIN)/python benchmarks/peers.py --out runs/peers.json
 
 clean:  ## what was built or run, except the virtual environment
 	rm -rf build dist runs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,7 +1,6 @@
 """One distillation step here and in TextBrewer 0.2.1: seconds a step, and what splitting a step does to the update.
 
-    pip install textbrewer==0.2.1.post1
-    python benchmarks/peers.py --out peers.json
+    python benchmarks/peers.py --out peers.json        (needs the extra `benchmarks`)
 
 Job: a BERT with MLM head (12 blocks, width 384, vocabulary 30,522, random weights, dropout 0.1) -> its bottom 6 blocks,
 hidden states and attention probabilities of the last blocks (mse), AdamW, ragged batches of 8 rows up to 128 tokens.

@@ -1,21 +1,15 @@
-"""The model card: records in, the text of README.md out. The words are in `model_card/`; here facts are put in order.
-
-Whatever a template prints is escaped by the environment (`finalize`), unless it is `_Raw`: there is no place where
-escaping can be forgotten.
-"""
+"""The model card: records in, the text of README.md out. Here facts are put in order; `model_card/` holds the words."""
 
 import dataclasses
-import importlib.resources
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
-from urllib.parse import quote
 
-import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from distil_trainer.errors import RecordError
+from distil_trainer.markdown import environment, one_line, slug
 from distil_trainer.record import DataFacts, Evaluation, ModelFacts, Record, SpeedFacts
 
 # Which pipeline a head belongs to. The last line is a model without a head.
@@ -33,15 +27,6 @@ _RUN_FACTS = (
     *("alignments", "task_weight", "never_trained", "hyperparameters", "versions", "hardware"),
     *("date", "seconds", "steps", "tokens", "command", "seeds"),
 )
-_SPECIAL = {**{c: "\\" + c for c in "\\`*_[]|~$"}, "&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
-# Characters that are not text, and those that turn the writing direction of what follows.
-_INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
-
-
-class _Raw(str):
-    """Markdown that was made here and is not escaped again."""
-
-    __slots__ = ()
 
 
 def render_card(*records: Record, picture: str | None = None) -> str:
@@ -70,7 +55,7 @@ def render_card(*records: Record, picture: str | None = None) -> str:
     speed = {role: _first(r.speed.get(role) for r in records) for role in ("teacher", "student")}
     method = _first(r.method for r in lineage)
     body = (
-        _environment()
+        environment()
         .get_template("card.md.j2")
         .render(
             records=records,
@@ -102,16 +87,6 @@ def render_card(*records: Record, picture: str | None = None) -> str:
     return f"---\n{metadata}\n---\n\n" + re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
 
 
-def escape_markdown(text: str) -> str:
-    """`text` as one line of Markdown that shows it literally: no markup, HTML, table cell, link or mention."""
-    text = "".join(_SPECIAL.get(c, c) for c in _one_line(text))
-    text = re.sub(
-        r"(?i)(?<=http)(s?):(?=//)|(?<=www)\.", lambda m: f"{m[1] or ''}&#58;" if ":" in m[0] else "&#46;", text
-    )
-    numbered = re.sub(r"^(\d+)(?=[.)](\s|$))", r"\1\\", text)
-    return re.sub(r"^(?=#{1,6}(\s|$)|[+-](\s|$)|[=-]{2,}$)", r"\\", numbered)
-
-
 def _metadata(
     student: ModelFacts,
     teacher: ModelFacts | None,
@@ -132,9 +107,9 @@ def _metadata(
         base_model=base_model,
         base_model_relation="finetune" if base_model else None,
         datasets=list(dict.fromkeys(d.hub_id for d in training if d.hub_id)) or None,
-        tags=["distillation", *([_slug(method)] if method else [])],
-        metrics=list(dict.fromkeys(_one_line(e.metric_type) for e in scores)) or None,
-        model_name=_one_line(student.name) if scores else None,
+        tags=["distillation", *([slug(method)] if method else [])],
+        metrics=list(dict.fromkeys(one_line(e.metric_type) for e in scores)) or None,
+        model_name=one_line(student.name) if scores else None,
         eval_results=[_eval_result(e) for e in scores] or None,
     )
     return data.to_yaml()
@@ -142,16 +117,16 @@ def _metadata(
 
 def _eval_result(score: Evaluation) -> EvalResult:
     def line(text: str | None) -> str | None:
-        return None if text is None else _one_line(text)
+        return None if text is None else one_line(text)
 
     return EvalResult(
-        task_type=_one_line(score.task_type),
-        dataset_type=score.dataset_id or _slug(score.dataset_name) or "dataset",
-        dataset_name=_one_line(score.dataset_name),
+        task_type=one_line(score.task_type),
+        dataset_type=score.dataset_id or slug(score.dataset_name) or "dataset",
+        dataset_name=one_line(score.dataset_name),
         dataset_config=line(score.dataset_config),
         dataset_split=line(score.dataset_split),
         dataset_revision=line(score.dataset_revision),
-        metric_type=_one_line(score.metric_type),
+        metric_type=one_line(score.metric_type),
         metric_name=line(score.metric_name),
         metric_value=score.mean,
     )
@@ -237,94 +212,3 @@ def _first(values: Iterable[Any]) -> Any:
 
 def _unique(values: Iterable[DataFacts]) -> list[DataFacts]:
     return list(dict.fromkeys(values))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(_INVISIBLE.sub("", text).split())
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
-
-
-# The filters of the templates. Each takes None for "not known" and gives it back.
-
-
-def _code(value: object) -> str:
-    """`value` in backticks; plain where backticks could be broken out of."""
-    text = _one_line(value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False))
-    return text if "`" in text or "|" in text or not text else _Raw(f"`{text}`")
-
-
-def _fence(text: str, language: str) -> str:
-    """A block of code. The fence is longer than any run of backticks in it."""
-    ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return _Raw(f"{ticks}{language}\n{_INVISIBLE.sub('', text).strip()}\n{ticks}")
-
-
-def _link(text: str, url: str | None) -> str:
-    if url is None or not re.match(r"https?://", url):
-        return text
-    return _Raw(f"[{escape_markdown(text)}]({quote(url, safe=':/?#&=%@+,;~')})")
-
-
-def _number(value: float | None) -> str | None:
-    return None if value is None else f"{value:,}"
-
-
-def _decimals(value: float | None, digits: int = 2) -> str | None:
-    return None if value is None else f"{value:.{digits}f}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}%"
-
-
-def _megabytes(value: int | None) -> str | None:
-    return None if value is None else f"{value / 1e6:,.1f} MB"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
-
-
-def _score(score: Evaluation | None) -> str:
-    if score is None:
-        return ""
-    return f"{score.mean:.3f}" if score.sd is None else f"{score.mean:.3f} ± {score.sd:.3f}"
-
-
-def _environment() -> jinja2.Environment:
-    def read(name: str) -> str:
-        return importlib.resources.files("distil_trainer.model_card").joinpath(name).read_text(encoding="utf-8")
-
-    def finalize(value: object) -> str:
-        if value is None or isinstance(value, jinja2.Undefined):
-            raise RecordError("The template of the card prints a fact that is not known; it must leave it out.")
-        return value if isinstance(value, _Raw) else escape_markdown(str(value))
-
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(read),
-        finalize=finalize,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,  # this is Markdown: `finalize` escapes
-    )
-    filters: dict[str, Callable[..., Any]] = {
-        "code": _code,
-        "fence": _fence,
-        "link": _link,
-        "number": _number,
-        "decimals": _decimals,
-        "percent": _percent,
-        "megabytes": _megabytes,
-        "duration": _duration,
-        "score": _score,
-        "quoted": lambda text: _Raw(json.dumps(_one_line(text), ensure_ascii=False)),
-        "url": lambda name: _Raw(quote(name, safe="")),
-    }
-    environment.filters.update(filters)
-    return environment

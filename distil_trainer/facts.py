@@ -21,7 +21,8 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from distil_trainer.blocks import blocks
 from distil_trainer.errors import CaptureError
-from distil_trainer.record import HUB_ID, AlignmentFacts, Hardware, ModelFacts, without_paths
+from distil_trainer.plain import without_paths
+from distil_trainer.record import HUB_ID, AlignmentFacts, Hardware, ModelFacts
 
 _PACKAGES = ("distil_trainer", "transformers", "torch", "datasets", "accelerate", "huggingface_hub")
 _NOT_SCIENCE = re.compile(r"output_dir|logging_dir|run_name|report_to|disable_tqdm|push_to_hub.*|hub_.*|.*token")

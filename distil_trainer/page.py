@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distil_trainer.card import render_card
+from distil_trainer.files import write_atomically
 from distil_trainer.plots import plot_loss_curves
-from distil_trainer.record import Record, write_atomically
+from distil_trainer.record import Record
 
 PICTURE = "loss_curves.png"
 RECORD = "distillation.json"

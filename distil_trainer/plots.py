@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from distil_trainer.errors import DistilTrainerError, RecordError
-from distil_trainer.record import write_atomically
+from distil_trainer.files import write_atomically
 
 _GREY = "#7d8590"  # text and lines that can be read on white and on the Hub's dark background
 _BLUE = "#3b82f6"

@@ -6,66 +6,28 @@ are finite and plain, access tokens are refused, and absolute paths are cut to t
 
 import dataclasses
 import json
-import math
 import os
 import re
 import statistics
-import types
 import typing
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from distil_trainer.errors import RecordError
+from distil_trainer.files import write_atomically
+from distil_trainer.plain import CheckedFields, checked, wrong_value
 
 SCHEMA = 1
 Role = Literal["teacher", "student", "undistilled"]
 HUB_ID = re.compile(r"(?=.{1,96}$)(?!.*(--|\.\.))[A-Za-z0-9](?:[\w.-]*\w)?(?:/\w(?:[\w.-]*\w)?)?", re.ASCII)
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
-_PATH = re.compile(r"(?<![\w./\\])(?:~?/|[A-Za-z]:[\\/]|\\\\)(?:[^\\/\s\"'`<>()=,;]+[\\/]+)*[^\\/\s\"'`<>()=,;]+[\\/]?")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _LANGUAGE = re.compile(r"[a-z]{2,3}|multilingual|code")
 
 
-def without_paths(text: str) -> str:
-    """`text` with every absolute path (also of Windows, and `~/...`, `file://...`) cut to its last part."""
-
-    def last_part(match: re.Match[str]) -> str:
-        parts = [part for part in re.split(r"[\\/]+", match[0]) if part]
-        if parts[0] in ("home", "Users") and len(parts) == 2:
-            return "~"  # the last part would be the user's name
-        return parts[-1] if len(parts) > 1 else match[0]
-
-    return _PATH.sub(last_part, text.replace("file://", ""))
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes `content` under a temporary name, then renames it: a reader sees the old file or the new, never half."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-class _Facts:
-    """Base of the dataclasses of a record: each field is checked against its annotation, and made plain."""
-
-    def __post_init__(self) -> None:
-        for f in fields(self):  # type: ignore[arg-type]
-            value = _checked(getattr(self, f.name), f.type, f"{type(self).__name__}.{f.name}")
-            object.__setattr__(self, f.name, value)
-
-
 @dataclass(frozen=True, kw_only=True)
-class ModelFacts(_Facts):
+class ModelFacts(CheckedFields):
     """One model. `name` is what people call it; `id` is its Hub id, if it has one; `license` is the Hub's identifier.
 
     `base_model` is the Hub id of the model that this one was fine-tuned from.
@@ -99,11 +61,13 @@ class ModelFacts(_Facts):
         super().__post_init__()
         _check_languages(self.language, "ModelFacts.language")
         if self.license is not None and not _LICENSE.fullmatch(self.license):
-            raise _wrong("ModelFacts.license", "the Hub's identifier of a licence, such as 'apache-2.0'", self.license)
+            raise wrong_value(
+                "ModelFacts.license", "the Hub's identifier of a licence, such as 'apache-2.0'", self.license
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Provenance(_Facts):
+class Provenance(CheckedFields):
     """Where the student's weights came from: the same fields as the provenance that `build_student` reports."""
 
     teacher: str
@@ -114,7 +78,7 @@ class Provenance(_Facts):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignmentFacts(_Facts):
+class AlignmentFacts(CheckedFields):
     """One term of the loss, with the fields of `Alignment` and its name."""
 
     name: str
@@ -130,7 +94,7 @@ class AlignmentFacts(_Facts):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataFacts(_Facts):
+class DataFacts(CheckedFields):
     """One data set. `hub_id` only if it is on the Hub; a corpus from elsewhere has a `url` or a `description`."""
 
     name: str
@@ -153,7 +117,7 @@ class DataFacts(_Facts):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation(_Facts):
+class Evaluation(CheckedFields):
     """One score of one model on one data set: per seed in `values`, or a single `value` when no seed is known."""
 
     role: Role
@@ -189,7 +153,7 @@ class Evaluation(_Facts):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeedFacts(_Facts):
+class SpeedFacts(CheckedFields):
     """How long one forward pass takes: the median, in milliseconds, and what it was measured with."""
 
     ms_per_batch: float
@@ -201,7 +165,7 @@ class SpeedFacts(_Facts):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hardware(_Facts):
+class Hardware(CheckedFields):
     """The machine: no host name, no user name."""
 
     cpu: str | None = None
@@ -212,7 +176,7 @@ class Hardware(_Facts):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record(_Facts):
+class Record(CheckedFields):
     """The facts of one run. What is not known stays None or empty; nested facts may be given as mappings.
 
     Attributes:
@@ -261,7 +225,9 @@ class Record(_Facts):
             except ValueError:
                 offset = None
             if offset is None or offset.total_seconds() != 0:
-                raise _wrong("Record.date", "an ISO date and time in UTC such as 2026-01-31T12:00:00+00:00", self.date)
+                raise wrong_value(
+                    "Record.date", "an ISO date and time in UTC such as 2026-01-31T12:00:00+00:00", self.date
+                )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the record as JSON, atomically."""
@@ -280,92 +246,21 @@ class Record(_Facts):
             content = json.loads(Path(path).read_bytes())
             if not isinstance(content, dict) or content.get("schema") != SCHEMA:
                 came = content.get("schema") if isinstance(content, dict) else type(content).__name__
-                raise _wrong("schema", f"a JSON object with `schema` {SCHEMA}, which `Record.save` writes", came)
+                raise wrong_value("schema", f"a JSON object with `schema` {SCHEMA}, which `Record.save` writes", came)
             del content["schema"]
-            return typing.cast(Record, _checked(content, cls, "Record"))
+            return typing.cast(Record, checked(content, cls, "Record"))
         except (OSError, ValueError) as error:  # JSON, UTF-8 and record errors are all ValueErrors
             raise RecordError(f"{path} cannot be read as a record: {error}") from error
-
-
-def _wrong(where: str, expected: str, came: object) -> RecordError:
-    return RecordError(f"{where}: expected {expected}; came {came!r} ({type(came).__name__}).")
 
 
 def _check_hub_id(hub_id: object, where: str) -> None:
     """Before paths are cut: the last part of a local path would look like an id, of somebody else's model."""
     if isinstance(hub_id, str) and not HUB_ID.fullmatch(hub_id):
-        raise _wrong(where, "a Hub id, namespace/name, and None for a local path", hub_id)
+        raise wrong_value(where, "a Hub id, namespace/name, and None for a local path", hub_id)
 
 
 def _check_languages(codes: tuple[str, ...], where: str) -> None:
     """The Hub refuses a page with another code, and then every later commit."""
     for code in codes:
         if not _LANGUAGE.fullmatch(code):
-            raise _wrong(where, "ISO 639 codes such as 'sv', or 'multilingual' or 'code'", code)
-
-
-def _checked(value: Any, hint: Any, where: str) -> Any:
-    """`value` as plain Python of the type `hint`, or a `RecordError` that names the field."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):  # only `X | None` is used
-        return None if value is None else _checked(value, inner[0], where)
-    if hint is Any:
-        return _plain(value, where)
-    if origin is Literal and value in inner:
-        return value
-    if origin is tuple and isinstance(value, (list, tuple)):
-        hints = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
-        if len(hints) == len(value):
-            return tuple(_checked(v, h, f"{where}[{i}]") for i, (v, h) in enumerate(zip(value, hints, strict=True)))
-    if origin is dict and isinstance(value, Mapping):
-        return {_key(k, inner[0], where): _checked(v, inner[1], f"{where}[{k!r}]") for k, v in value.items()}
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if isinstance(value, hint):
-            return value
-        if isinstance(value, Mapping):
-            return _build(value, hint, where)
-    if hint is str and isinstance(value, str):
-        if _TOKEN.search(value):
-            raise RecordError(f"{where}: holds an access token (hf_...); a record is public. Remove it, and revoke it.")
-        return without_paths(value)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is float and number and math.isfinite(value):
-        return float(value)
-    if (hint is int and number and not isinstance(value, float)) or (hint is bool and isinstance(value, bool)):
-        return value
-    names = {float: "a finite number", str: "text", int: "a whole number", bool: "true or false"}
-    expected = " or ".join(map(repr, inner)) if origin is Literal else names.get(hint, str(hint))
-    raise _wrong(where, expected, value)
-
-
-def _build(value: Mapping[str, Any], cls: type, where: str) -> Any:
-    known = {f.name: f for f in fields(cls)}
-    if unknown := [name for name in value if name not in known]:
-        raise RecordError(f"{where}: unknown field {unknown[0]!r}; expected {', '.join(known)}.")
-    required = {n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
-    if missing := sorted(required - value.keys()):
-        raise RecordError(f"{where}: the field {missing[0]!r} is missing.")
-    return cls(**{name: _checked(v, known[name].type, f"{where}.{name}") for name, v in value.items()})
-
-
-def _key(key: Any, hint: Any, where: str) -> Any:
-    if hint is int and isinstance(key, str) and re.fullmatch(r"-?\d+", key):
-        key = int(key)  # JSON has string keys only
-    return _checked(key, hint, f"{where} key")
-
-
-def _plain(value: Any, where: str) -> Any:
-    """What JSON can hold, for fields whose content is not ours."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, (list, tuple)):
-        return [_plain(v, where) for v in value]
-    if isinstance(value, Mapping):
-        return {_checked(k, str, f"{where} key"): _plain(v, f"{where}[{k!r}]") for k, v in value.items()}
-    if value is None or isinstance(value, bool):
-        return value
-    if type(value) not in (int, float, str):
-        raise _wrong(where, "a plain JSON value", value)
-    return _checked(value, type(value), where)
+            raise wrong_value(where, "ISO 639 codes such as 'sv', or 'multilingual' or 'code'", code)

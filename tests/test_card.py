@@ -21,9 +21,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from distil_trainer.card import escape_markdown, render_card
+from distil_trainer.card import render_card
 from distil_trainer.errors import RecordError
 from distil_trainer.facts import model_facts
+from distil_trainer.markdown import escape_markdown
 from distil_trainer.record import Evaluation, Record
 
 SPEED = {"batch_size": 8, "length": 128, "threads": 2, "dtype": "float32", "hardware": "AMD EPYC"}
@@ -201,6 +202,7 @@ A student of [google-bert/bert-base-multilingual-cased](https://huggingface.co/g
 
 Scores of several seeds are given as mean ± sample standard deviation. Difference is student minus teacher; retention is student divided by teacher, with the same data, fine-tuning and seeds.
 Undistilled is the student as it was before distillation.
+The models were fine-tuned alike, on the data named below, before they were scored.
 
 ## How to use
 

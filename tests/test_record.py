@@ -18,7 +18,8 @@ from distil_trainer.facts import (
     now,
     versions,
 )
-from distil_trainer.record import Evaluation, ModelFacts, Record, without_paths
+from distil_trainer.plain import without_paths
+from distil_trainer.record import Evaluation, ModelFacts, Record
 
 # Put together here, so that no scanner takes this file for a leak.
 TOKEN = "hf_" + "aB3" * 10
