@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
+import transformers
 import yaml
 from conftest import tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModel, BertForPreTraining, BertModel, PreTrainedTokenizerFast, set_seed
+from transformers import BertForPreTraining, BertModel, PreTrainedTokenizerFast, set_seed
 
 from distil_trainer import Record
 from distil_trainer.errors import DataError, RecipeError
@@ -89,8 +90,10 @@ def test_distill_recipes_run(path, tmp_path, capsys):
     assert (folder / "loss_curves.png").stat().st_size > 0
     assert not (folder / "training_args.bin").exists()
     assert str(tmp_path) not in (folder / "README.md").read_text() + (folder / "distillation.json").read_text()
-    model, info = AutoModel.from_pretrained(folder, output_loading_info=True)
+    model_class = getattr(transformers, record.student.class_name)
+    model, info = model_class.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
     assert model.config.num_hidden_layers == recipe.student.num_hidden_layers
     assert "student block 3 <- teacher block 3" in capsys.readouterr().out
 
