@@ -3,6 +3,7 @@ from conftest import pad_batch, ragged_examples, tiny_model
 from transformers import BertModel
 
 from distil_trainer import DistillationTrainer, Record, build_student, methods, student_config
+from distil_trainer.page import write_page
 from distil_trainer.run_record import record_run
 
 
@@ -41,6 +42,14 @@ def test_a_record_holds_the_facts_of_the_run(trainer):
 def test_parameters_that_got_no_gradient_are_named(trainer):
     # Embeddings are frozen on purpose, which the provenance says; nothing reads the pooler.
     assert set(record_run(trainer).never_trained) == {"pooler.dense.weight", "pooler.dense.bias"}
+
+
+def test_a_page_without_matplotlib_has_no_picture(trainer, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("distil_trainer.page.find_spec", lambda name: None)
+    page = write_page(tmp_path, [record_run(trainer)])
+    assert "matplotlib is not installed" in caplog.text
+    assert "loss_curves.png" not in page.read_text()
+    assert not (tmp_path / "loss_curves.png").exists()
 
 
 def test_create_model_card_writes_the_whole_page(trainer, tmp_path):
