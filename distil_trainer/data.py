@@ -1,5 +1,6 @@
 """Text and labelled tokens, from files to what a model takes. All of it is `datasets`: mapped to disk, cached, lazy."""
 
+import glob
 import re
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -17,6 +18,15 @@ IGNORED_LABEL = -100  # transformers and torch leave positions with this label o
 _TAG = re.compile(r"O|[BI]-\S+")
 _JSON_SUFFIXES = (".jsonl", ".json")
 _TEXT_SUFFIXES = (".txt", ".text")
+
+
+def find_files(patterns: Iterable[str]) -> list[str]:
+    """The files that the patterns (paths or globs) name, sorted. Raises DataError when there are none."""
+    patterns = list(patterns)
+    files = sorted(file for pattern in patterns for file in glob.glob(pattern, recursive=True))
+    if not files:
+        raise DataError(f"no file matches {', '.join(patterns)}; the paths are relative to {Path.cwd()}")
+    return files
 
 
 def load_text(

@@ -3,7 +3,6 @@
 accelerate launch recipes/distill.py RECIPE.yaml [key=value ...]
 """
 
-import glob
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from transformers import DataCollatorForLanguageModeling, DataCollatorWithPaddin
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 
 from distil_trainer import DistillationTrainer, build_student, layer_map, methods, student_config
-from distil_trainer.data import group_tokens, load_text, sample_rows, tokenize_text
-from distil_trainer.errors import DataError, RecipeError
+from distil_trainer.data import find_files, group_tokens, load_text, sample_rows, tokenize_text
+from distil_trainer.errors import RecipeError
 from distil_trainer.facts import cached_revision, hub_id
 from distil_trainer.page import write_page
 from distil_trainer.recipe import DistillRecipe, TeacherSource, TextData, load_recipe, model_path
@@ -107,10 +106,7 @@ def teacher_facts(source: TeacherSource) -> dict[str, Any]:
 
 def read_text(data: TextData, patterns: tuple[str, ...], tokenizer: Any) -> Dataset:
     """The files that the patterns name, tokenised."""
-    files = sorted(file for pattern in patterns for file in glob.glob(pattern, recursive=True))
-    if not files:
-        raise DataError(f"no file matches {', '.join(patterns)}; the paths are relative to {Path.cwd()}")
-    texts = load_text(files, column=data.column)
+    texts = load_text(find_files(patterns), column=data.column)
     if data.group:
         return group_tokens(tokenize_text(texts, tokenizer, None), data.max_length)
     return tokenize_text(texts, tokenizer, data.max_length)

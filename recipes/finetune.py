@@ -5,7 +5,6 @@
 Every model is trained once a seed on the same data in the same order. The models' speed is measured in turns.
 """
 
-import glob
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,7 @@ from transformers import (
     set_seed,
 )
 
-from distil_trainer.data import label_list, tokenize_and_label
-from distil_trainer.errors import DataError
+from distil_trainer.data import find_files, label_list, tokenize_and_label
 from distil_trainer.facts import changed_arguments, command, hardware, now, versions
 from distil_trainer.metrics import token_classification_metrics
 from distil_trainer.recipe import FinetuneRecipe, NerData, load_recipe, model_path
@@ -59,10 +57,7 @@ def read_split(patterns: tuple[str, ...]) -> Dataset | None:
     """The sentences of the files that the patterns name; None for no patterns."""
     if not patterns:
         return None
-    files = sorted(file for pattern in patterns for file in glob.glob(pattern, recursive=True))
-    if not files:
-        raise DataError(f"no file matches {', '.join(patterns)}; the paths are relative to {Path.cwd()}")
-    return load_dataset("json", data_files=files, split="train")
+    return load_dataset("json", data_files=find_files(patterns), split="train")
 
 
 def finetune(
