@@ -37,6 +37,7 @@ trainer.train()
 logs = {key: value for key, value in trainer.state.log_history[0].items() if "loss" in key}
 logs |= {key: value for key, value in trainer.evaluate().items() if "loss" in key}
 torch.save({"weights": flat_weights(trainer.model), "logs": logs}, f"{folder}/{world}_{trainer.args.process_index}.pt")
+trainer.end()  # a process that exits with gloo's threads still running can abort
 """
 
 
