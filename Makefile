@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check bench clean
+.PHONY: help install quickstart test check bench bench-reference clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,9 +27,15 @@ check: install  ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: install  ## the same step here and in TextBrewer, side by side (minutes)
+bench: size = small
+bench-reference: size = reference
+bench: install  ## the same step here and in its peers, and memory against length (minutes)
+bench-reference: install  ## the same at the size of mBERT (slow)
+bench bench-reference:
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[benchmarks]'
-	mkdir -p runs && $(BIN)/python benchmarks/peers.py --out runs/peers.json
+	$(BIN)/python benchmarks/peers.py --size $(size) --out runs/$@/peers.json
+	$(BIN)/python benchmarks/memory.py --out runs/$@/memory.json
+	$(BIN)/python benchmarks/picture.py --peers runs/$@/peers.json --memory runs/$@/memory.json --out runs/$@/picture.png
 
 clean:  ## what was built or run, except the virtual environment
 	rm -rf build dist runs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,172 +1,176 @@
-"""One distillation step here and in TextBrewer 0.2.1: seconds a step, and what splitting a step does to the update.
+"""The same distillation step here, in its peers, and as bare matrix products: one table.
 
-    python benchmarks/peers.py --out peers.json        (needs the extra `benchmarks`)
+    python benchmarks/peers.py --size small --out peers.json        (needs the extra `benchmarks`)
 
-Job: a BERT with MLM head (12 blocks, width 384, vocabulary 30,522, random weights, dropout 0.1) -> its bottom 6 blocks,
-hidden states and attention probabilities of the last blocks (mse), AdamW, ragged batches of 8 rows up to 128 tokens.
-TextBrewer as its examples use it: eager attention, both models whole, outputs of all layers. The two run in turns.
+Every round runs every contender once, each in a process of its own, on the same models, batches and seeds. A contender
+whose package is missing is left out, and said so.
 """
 
 import argparse
-import copy
 import json
+import os
 import statistics
-import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import measure
 import torch
-from transformers import BertConfig, BertForMaskedLM, TrainingArguments, set_seed
+from contenders import BOUND, CONTENDERS, PUBLISHED
+from job import SIZES, Plan, needed_flops
 
-from distil_trainer import DistillationTrainer, build_student, methods, student_config
 from distil_trainer.facts import cpu_name, now, versions
 
-ROWS, LENGTH, STUDENT, TEACHER = 8, 128, 6, 12
+ROUNDS_AND_STEPS = {"tiny": (1, 1), "small": (3, 8), "reference": (3, 2)}
+HEAD = (
+    "contender",
+    "precision",
+    "s/step",
+    "tokens/s",
+    "times as fast",
+    "peak memory",
+    "x products",
+    "1x8 / 8x1",
+    "difference",
+    "never updated",
+)
 
 
-def models(dropout: float, attention: str) -> tuple[Any, Any]:
-    """Teacher and student, the same in every call."""
-    set_seed(0)
-    config = BertConfig(
-        vocab_size=30_522,
-        hidden_size=384,
-        num_hidden_layers=TEACHER,
-        num_attention_heads=12,
-        intermediate_size=1536,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        initializer_range=0.1,
-    )
-    teacher = BertForMaskedLM._from_config(config, attn_implementation=attention)
-    student = build_student(teacher, student_config(config, num_hidden_layers=STUDENT))
-    student.set_attn_implementation(attention)
-    return teacher.eval(), student
+def take_turns(names: Sequence[str], plan: Plan, rounds: int, threads: int | None) -> dict[str, dict[str, Any]]:
+    """What was measured, by contender; one that failed has only its `error`."""
+    warmup = 3 if plan.device == "cuda" else 1  # a GPU's first steps also choose kernels and fill the allocator's pool
+    found: dict[str, dict[str, Any]] = {name: {"seconds": [], "peak_bytes": []} for name in names}
+    for turn in range(rounds):
+        for name in names:
+            row = found[name]
+            if "error" in row:
+                continue
+            try:
+                once = measure.launch(measure.seconds_and_peak, name, plan, warmup, threads=threads)
+                row["seconds"].append(once["seconds"])
+                row["peak_bytes"].append(once["peak_bytes"])
+                row["threads"] = once["threads"]
+                if turn == 0 and name != BOUND:
+                    row |= measure.launch(measure.update_facts, name, plan, threads=threads)
+                    row |= measure.launch(measure.split_facts, name, measure.split_plan(plan.device), threads=threads)
+            except Exception as error:  # one contender's failure should not cost the others' hours
+                row["error"] = f"{type(error).__name__}: {error}"
+                print(f"{name} failed: {row['error']}", flush=True)
+            else:
+                print(f"round {turn + 1} {name:20s} {statistics.median(once['seconds']):.4f} s/step", flush=True)
+    return found
 
 
-def examples(count: int) -> list[dict[str, torch.Tensor]]:
-    """Rows of 32 to 128 random tokens."""
-    generator = torch.Generator().manual_seed(1)
-    lengths = torch.randint(32, LENGTH + 1, (count,), generator=generator)
-    return [{"input_ids": torch.randint(999, 30_000, (int(n),), generator=generator)} for n in lengths]
+def ratios(found: dict[str, dict[str, Any]], over: str, under: str) -> list[float]:
+    """Seconds a step of one contender over another's, round by round; empty if one of them did not run."""
+    if any(name not in found or "error" in found[name] for name in (over, under)):
+        return []
+    rounds = ([statistics.median(once) for once in found[name]["seconds"]] for name in (over, under))
+    return [a / b for a, b in zip(*rounds, strict=True)]
 
 
-def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Pads to the longest row."""
-    ids = [row["input_ids"] for row in rows]
-    pad = torch.nn.utils.rnn.pad_sequence
-    return {
-        "input_ids": pad(ids, batch_first=True),
-        "attention_mask": pad([torch.ones_like(row) for row in ids], batch_first=True),
-    }
-
-
-def ours(steps: int, *, accumulation: int = 1, **options: Any) -> tuple[torch.Tensor, float]:
-    """The student's weights after some steps, and seconds a step."""
-    teacher, student = models(options["dropout"], "sdpa")
-    with tempfile.TemporaryDirectory() as folder:
-        args = TrainingArguments(
-            folder,
-            max_steps=steps,
-            per_device_train_batch_size=ROWS // accumulation,
-            gradient_accumulation_steps=accumulation,
-            optim=options["optimizer"],
-            learning_rate=options["learning_rate"],
-            lr_scheduler_type="constant",
-            max_grad_norm=0,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-            train_sampling_strategy="sequential",
-            use_cpu=True,
-        )
-        trainer = DistillationTrainer(
-            model=student,
-            args=args,
-            teacher_model=teacher,
-            alignments=methods.lightmbert(student_layers=STUDENT, teacher_layers=TEACHER),
-            train_dataset=examples(ROWS * steps),
-            data_collator=collate,
-        )
-        start = time.perf_counter()
-        trainer.train()
-        return weights(trainer.model), (time.perf_counter() - start) / steps
-
-
-def textbrewer(steps: int, *, accumulation: int = 1, **options: Any) -> tuple[torch.Tensor, float]:
-    """The same by TextBrewer's GeneralDistiller."""
-    from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
-
-    teacher, student = models(options["dropout"], "eager")
-    student.train()
-
-    def adapt(batch: dict[str, torch.Tensor], outputs: Any) -> dict[str, Any]:
-        return {
-            "hidden": outputs.hidden_states,
-            "attention": outputs.attentions,
-            "inputs_mask": batch["attention_mask"],
-        }
-
-    matches = [
-        {"layer_T": TEACHER, "layer_S": STUDENT, "feature": "hidden", "loss": "hidden_mse", "weight": 1},
-        {"layer_T": TEACHER - 1, "layer_S": STUDENT - 1, "feature": "attention", "loss": "attention_mse", "weight": 1},
+def cells(name: str, found: dict[str, dict[str, Any]], plan: Plan) -> list[str]:
+    """One row of the table."""
+    row, contender = found[name], CONTENDERS[name]
+    seconds = statistics.median(statistics.median(once) for once in row["seconds"])
+    faster, products = ratios(found, PUBLISHED, name), ratios(found, name, BOUND)
+    unit = 2**30 if plan.job.width >= 512 else 2**20
+    never = f"{row['never_updated']} of {row['tensors']}" if "tensors" in row else ""
+    return [
+        contender.title,
+        "bf16" if contender.bf16 or plan.device == "cuda" else "float32",
+        f"{seconds:.3g}",
+        f"{plan.job.tokens / seconds:,.0f}",
+        f"{statistics.median(faster):.2f}" if faster else "",
+        f"{max(row['peak_bytes']) / unit:.1f} {'GiB' if unit == 2**30 else 'MiB'}",
+        f"{statistics.median(products):.2f}" if products else "",
+        f"{row['norm_ratio']:.3f}" if "norm_ratio" in row else "",
+        f"{row['difference']:.1e}" if "difference" in row else "",
+        f"{never} ({row['never_updated'] / row['tensors']:.0%})" if never else "",
     ]
-    with tempfile.TemporaryDirectory() as folder:
-        training = TrainingConfig(
-            gradient_accumulation_steps=accumulation, ckpt_steps=10**6, log_dir=None, output_dir=folder, device="cpu"
-        )
-        config = DistillationConfig(hard_label_weight=0, kd_loss_weight=0, intermediate_matches=matches)
-        distiller = GeneralDistiller(training, config, teacher, student, adapt, adapt)
-        rows = ROWS // accumulation
-        loader = torch.utils.data.DataLoader(examples(ROWS * steps), batch_size=rows, collate_fn=collate)
-        optimizers: dict[str, Callable[..., Any]] = {"adamw_torch": torch.optim.AdamW, "sgd": torch.optim.SGD}
-        optimizer = optimizers[options["optimizer"]](student.parameters(), lr=options["learning_rate"])
-        start = time.perf_counter()
-        with distiller:
-            distiller.train(
-                optimizer, loader, num_steps=steps, output_hidden_states=True, output_attentions=True, return_dict=True
-            )
-        return weights(student), (time.perf_counter() - start) / steps
 
 
-def weights(model: Any) -> torch.Tensor:
-    """All parameters as one vector."""
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+def table(found: dict[str, dict[str, Any]], plan: Plan) -> str:
+    """The Markdown table of those that ran."""
+    rows = [list(HEAD), ["---"] * len(HEAD)]
+    rows += [cells(name, found, plan) for name, row in found.items() if "error" not in row]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def split_difference(run: Callable[..., tuple[torch.Tensor, float]]) -> float:
-    """Relative difference between the updates of one step as 1 x 8 rows and as 8 x 1."""
-    options = {"dropout": 0.0, "optimizer": "sgd", "learning_rate": 1.0}
-    start = weights(models(0.0, "sdpa")[1])
-    whole, split = (run(1, accumulation=parts, **options)[0] - start for parts in (1, ROWS))
-    return float((split - whole).norm() / whole.norm())
+def facts(device: str) -> dict[str, Any]:
+    """Date, machine and versions."""
+    found = versions()
+    for package in ("textbrewer", "nvidia-modelopt", "bertdistiller"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    gpu = {"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}
+    return {"date": now(), "cpu": cpu_name(), "cores": os.cpu_count(), **gpu, "versions": found}
 
 
-def main() -> None:
-    """Prints the table and saves it."""
+def choose(names: Sequence[str] | None, device: str) -> list[str]:
+    """The contenders that can run here, in the order of the table; what is left out is printed."""
+    chosen = []
+    for name, contender in CONTENDERS.items():
+        if names and name not in names:
+            continue
+        if device == "cuda" and contender.same_as is not None:
+            print(f"{name}: left out, because on a GPU it is the same as {contender.same_as}")
+        elif not contender.available:
+            print(f"{name}: left out, because {contender.needs} is not installed")
+        else:
+            chosen.append(name)
+    return chosen
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the contenders in turns, prints the table and saves what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=6)
-    arguments = parser.parse_args()
-    runs = {"distil_trainer": ours, "TextBrewer": textbrewer}
-    options = {"dropout": 0.1, "optimizer": "adamw_torch", "learning_rate": 1e-4}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(arguments.rounds):
-        for name, run in runs.items():
-            seconds[name].append(run(arguments.steps, **copy.deepcopy(options))[1])
-    rows = {
-        name: {"seconds_per_step": statistics.median(seconds[name]), "split_difference": split_difference(run)}
-        for name, run in runs.items()
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--out", type=Path, required=True, help="a JSON file")
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="NAME", help=", ".join(CONTENDERS))
+    parser.add_argument("--rounds", type=int, help="default: by the size")
+    parser.add_argument("--steps", type=int, help="timed steps a round, after one that is not; default: by the size")
+    parser.add_argument("--threads", type=int, help="default: torch's, which is all cores")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--peak-tflops", type=float, default=989.0, help="the GPU's; default: H200, bf16, dense")
+    options = parser.parse_args(arguments)
+
+    rounds, steps = ROUNDS_AND_STEPS[options.size]
+    if options.device == "cuda":
+        steps = 10
+    rounds, steps = options.rounds or rounds, options.steps or steps
+    names = choose(options.only, options.device)
+    plan = Plan(job=SIZES[options.size], steps=steps, device=options.device)
+    if options.device == "cuda" and PUBLISHED in names:
+        plan = measure.largest_batch(PUBLISHED, plan, options.threads)
+        print(f"{plan.job.rows} rows: the largest power of two at which {PUBLISHED} fits")
+    flops = needed_flops(plan.job)
+    print(f"{options.size}: {plan.job.rows} x {plan.job.length} tokens, {flops / 1e12:.3g} TFLOP a step", flush=True)
+
+    found = take_turns(names, plan, rounds, options.threads)
+    print(table(found, plan))
+    for name, row in found.items():
+        if "error" not in row:
+            row["tflops"] = flops / statistics.median(statistics.median(once) for once in row["seconds"]) / 1e12
+            share = f", {row['tflops'] / options.peak_tflops:.1%} of peak" if options.device == "cuda" else ""
+            print(f"{name:20s} {row['tflops']:.3g} TFLOP/s of what is needed{share}")
+    saved = {
+        "size": options.size,
+        "rounds": rounds,
+        "flops": flops,
+        "plan": asdict(plan),
+        "titles": {name: CONTENDERS[name].title for name in found},
+        "contenders": found,
+        "times_as_fast_as_published": {name: ratios(found, PUBLISHED, name) for name in found},
+        "times_the_matrix_products": {name: ratios(found, name, BOUND) for name in found},
+        **facts(options.device),
     }
-    ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
-    for name, row in rows.items():
-        print(f"{name:16s} {row['seconds_per_step']:.3f} s/step   8x1 against 1x8: {row['split_difference']:.1e}")
-    print(f"TextBrewer / distil_trainer, round by round: median {statistics.median(ratios):.2f}")
-    facts = {"date": now(), "cpu": cpu_name(), "threads": torch.get_num_threads(), "versions": versions()}
-    arguments.out.write_text(json.dumps({"rows": rows, "ratios": ratios, **facts}, indent=1))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(saved, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ Nothing is asked of the model that it would not do anyway: hidden states come fr
 and keys from the function through which transformers dispatches attention. The attention backend in use (sdpa, flash,
 eager) stays in use, with its own masks and special cases; queries and keys are seen before softmax and dropout. When
 the forward is over everything is taken off again, so the recomputation of gradient checkpointing reads nothing twice.
+
+Nor is more computed than is read: where nothing needs the outputs the forward ends with the last thing that is wanted,
+and a language model's head runs on the wanted rows only (`head.py`).
 """
 
 import sys
@@ -14,11 +17,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from distil_trainer.blocks import blocks
 from distil_trainer.errors import CaptureError
-from distil_trainer.losses import Heads
+from distil_trainer.head import HeadRows, LanguageModelHead, logits_of
+from distil_trainer.losses import Heads, LogitRows
+
+
+class _EverythingRead(Exception):  # noqa: N818  # not an error: it ends a forward
+    """Raised inside a forward when all that is wanted was read."""
 
 
 @dataclass
@@ -28,28 +37,50 @@ class Features:
     Attributes:
         hidden_states: layer -> [B, T, D].
         heads: layer -> queries, keys, scaling and visible pairs of its self-attention.
-        logits: [B, T, V], or [B, C] for a classifier; None when the model has no head.
+        logits: [B, T, V], or [B, C] for a classifier; [1, N, V] where the head ran on N aligned rows only, or what
+            they are formed from; None when nothing reads logits or the model has no head.
+        is_narrow: whether `logits` holds the aligned rows only.
     """
 
     hidden_states: dict[int, Tensor] = field(default_factory=dict)
     heads: dict[int, Heads] = field(default_factory=dict)
-    logits: Tensor | None = None
+    logits: Tensor | LogitRows | None = None
+    is_narrow: bool = False
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Everything that a loss may take a gradient of, parameters as views."""
+        yield from self.hidden_states.values()
+        for heads in self.heads.values():
+            yield from (heads.query, heads.key)
+        if isinstance(self.logits, LogitRows):
+            yield from (t.view_as(t) for t in self.logits if t is not None)
 
 
 class FeatureReader:
     """Reads the wanted layers of one model during a forward.
 
+    The hooks are the same functions at every forward, and what changes from one to the next are attributes: so
+    `torch.compile` traces them once.
+
     Args:
         model: the model, not the wrapper that accelerate put around it.
         hidden_layers: layers whose hidden states are wanted (0 = embedding output).
         attention_layers: layers whose queries and keys are wanted.
+        logits: whether logits are wanted.
+
+    Attributes:
+        head: the part that can be run on some rows only; None for a model without such a part.
 
     Raises:
         CaptureError: the model's blocks cannot be found, or its attention cannot be read.
     """
 
-    def __init__(self, model: Any, *, hidden_layers: Collection[int], attention_layers: Collection[int]) -> None:
+    def __init__(
+        self, model: Any, *, hidden_layers: Collection[int], attention_layers: Collection[int], logits: bool = False
+    ) -> None:
         self.model = model
+        self.head = LanguageModelHead(model) if LanguageModelHead.is_in(model) else None
+        self._reads_logits = logits
         self._hidden_layers = sorted(set(hidden_layers))
         self._attention_layers = sorted(set(attention_layers))
         self._blocks = blocks(model) if self._hidden_layers or self._attention_layers else nn.ModuleList()
@@ -61,52 +92,108 @@ class FeatureReader:
                 f"{type(model).__name__} does not dispatch its attention through transformers' AttentionInterface, so "
                 "its queries and keys cannot be read. Align hidden states or logits of this model instead."
             )
+        self._keep_hidden_states = {layer: self._hook_for(layer) for layer in self._hidden_layers}
+        self._features = Features()
+        self._ends_early = False
 
     @contextmanager
-    def reading(self) -> Iterator[Features]:
+    def reading(
+        self, *, ends_early: bool = False, rows: HeadRows | None = None, plain: bool = False, hands_out: bool = False
+    ) -> Iterator[Features]:
         """Inside this context one forward of the model fills the `Features` that it yields.
+
+        Args:
+            ends_early: nobody needs the model's outputs: the forward ends as soon as the last wanted layer was read,
+                and returns an empty output.
+            rows: run the head on these rows only (needs `head`).
+            plain: whether the logits of the aligned rows may be left as `LogitRows`.
+            hands_out: the model also returns everything that was read, in `hidden_states`. DDP finds the parameters
+                that get no gradient by walking back from what the forward returned: features that were only taken out
+                on the side would be missed.
 
         Raises:
             CaptureError: the forward did not pass through a wanted layer, or passed through it without a graph.
         """
-        features = Features()
+        self._features = features = Features()
+        self._ends_early = ends_early
         with ExitStack() as stack:
-            for layer in self._hidden_layers:
-                stack.enter_context(self._hidden_states_hook(layer, features))
+            if ends_early:
+                stack.enter_context(self._ending_early())
+            for layer, hook in self._keep_hidden_states.items():
+                if layer == 0:
+                    stack.enter_context(self._blocks[0].register_forward_pre_hook(hook, with_kwargs=True))
+                else:
+                    stack.enter_context(self._blocks[layer - 1].register_forward_hook(hook))
             if self._attention_layers:
-                stack.enter_context(self._attention_hook(features))
+                stack.enter_context(self._recording_attention())
+            if rows is not None and self.head is not None:
+                stack.enter_context(self.head.on(rows, plain=plain))
+                features.is_narrow = True
+            if self._reads_logits:
+                stack.enter_context(self.model.register_forward_hook(self._keep_logits))
+            if hands_out:
+                stack.enter_context(self.model.register_forward_hook(self._hand_out))
             yield features
+        self._features = Features()  # a later forward without a reader must not fill these
         self._check(features)
 
-    def _hidden_states_hook(self, layer: int, features: Features) -> Any:
+    @contextmanager
+    def _ending_early(self) -> Iterator[None]:
+        """Inside this context `_EverythingRead` ends the model's forward. It is caught inside the model's own call, so
+        wrappers of the model (DDP) see an ordinary return.
+        """
+        replaced = vars(self.model).get("forward")  # accelerate puts one here for mixed precision
+        self._whole_forward = self.model.forward
+        self.model.forward = self._forward_until_read
+        try:
+            yield
+        finally:
+            if replaced is None:
+                del self.model.forward
+            else:
+                self.model.forward = replaced
+
+    def _forward_until_read(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return self._whole_forward(*args, **kwargs)
+        except _EverythingRead:
+            return BaseModelOutput()
+
+    def _end_if_everything_was_read(self) -> None:
+        read = len(self._features.hidden_states) + len(self._features.heads)
+        if self._ends_early and read == len(self._hidden_layers) + len(self._attention_layers):
+            raise _EverythingRead
+
+    def _hook_for(self, layer: int) -> Callable[..., None]:
         def keep_input(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            features.hidden_states[0] = args[0] if args else kwargs["hidden_states"]
+            self._features.hidden_states[0] = args[0] if args else kwargs["hidden_states"]
+            self._end_if_everything_was_read()
 
         def keep_output(block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            features.hidden_states[layer] = output[0] if isinstance(output, tuple) else output
+            self._features.hidden_states[layer] = output[0] if isinstance(output, tuple) else output
+            self._end_if_everything_was_read()
 
-        if layer == 0:
-            return self._blocks[0].register_forward_pre_hook(keep_input, with_kwargs=True)
-        return self._blocks[layer - 1].register_forward_hook(keep_output)
+        return keep_input if layer == 0 else keep_output
+
+    def _keep_logits(self, model: nn.Module, args: Any, output: Any) -> None:
+        features = self._features
+        features.logits = (
+            self.head.aligned(output) if self.head is not None and features.is_narrow else logits_of(output)
+        )
+
+    def _hand_out(self, model: nn.Module, args: Any, output: Any) -> Any:
+        # In a field that every transformers output has: DDP rebuilds outputs by their type.
+        output["hidden_states"] = tuple(self._features.tensors())
+        return output
 
     @contextmanager
-    def _attention_hook(self, features: Features) -> Iterator[None]:
-        """Puts a recording function in the place of the backend's, under the backend's own name, for one forward."""
-        backend = self.model.config._attn_implementation
-        own = ALL_ATTENTION_FUNCTIONS.get(backend)  # None for eager, which each modelling file defines itself
+    def _recording_attention(self) -> Iterator[None]:
+        """Puts `_record` in the place of the backend's function, under the backend's own name, for one forward."""
+        self._backend = backend = self.model.config._attn_implementation
+        # None for eager, which each modelling file defines itself
+        self._attention = own = ALL_ATTENTION_FUNCTIONS.get(backend)
         locally_set = backend in ALL_ATTENTION_FUNCTIONS._local_mapping
-
-        def record(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
-            layer = self._layer_of_module.get(module)
-            if layer is not None and layer not in features.heads:
-                scaling = kwargs.get("scaling")
-                scaling = query.size(-1) ** -0.5 if scaling is None else scaling
-                visible = _visible_pairs(module, query, mask, backend, kwargs.get("is_causal"))
-                features.heads[layer] = Heads(query, key, scaling, visible)
-            forward = own if own is not None else _eager_function(module)
-            return forward(module, query, key, value, mask, **kwargs)
-
-        ALL_ATTENTION_FUNCTIONS[backend] = record
+        ALL_ATTENTION_FUNCTIONS[backend] = self._record
         try:
             yield
         finally:
@@ -114,6 +201,17 @@ class FeatureReader:
                 ALL_ATTENTION_FUNCTIONS[backend] = own
             else:
                 del ALL_ATTENTION_FUNCTIONS[backend]
+
+    def _record(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
+        layer = self._layer_of_module.get(module)
+        if layer is not None and layer not in self._features.heads:
+            scaling = kwargs.get("scaling")
+            scaling = query.size(-1) ** -0.5 if scaling is None else scaling
+            causal = _is_causal(module, query, mask, self._backend, kwargs.get("is_causal"))
+            self._features.heads[layer] = Heads(query, key, scaling, _visible_pairs(mask, self._backend), causal)
+            self._end_if_everything_was_read()
+        forward = self._attention if self._attention is not None else _eager_function(module)
+        return forward(module, query, key, value, mask, **kwargs)
 
     def _check(self, features: Features) -> None:
         name = type(self.model).__name__
@@ -136,14 +234,6 @@ class FeatureReader:
                 )
 
 
-def logits_of(outputs: Any) -> Tensor | None:
-    """The logits in a model's outputs: `logits`, or `prediction_logits` for models with two heads; None if neither."""
-    for key in ("logits", "prediction_logits"):
-        if isinstance(outputs, dict) and outputs.get(key) is not None:
-            return outputs[key]
-    return None
-
-
 def _dispatches_attention(model: nn.Module) -> bool:
     """Whether any model inside `model` (a PEFT model wraps one) reads its attention function from the interface."""
     return any(getattr(type(m), "_can_set_attn_implementation", lambda: False)() for m in model.modules())
@@ -158,13 +248,16 @@ def _eager_function(module: nn.Module) -> Callable[..., Any]:
     return source.eager_attention_forward
 
 
-def _visible_pairs(module: nn.Module, query: Tensor, mask: Any, backend: str, is_causal: bool | None) -> Tensor | None:
+def _is_causal(module: nn.Module, query: Tensor, mask: Any, backend: str, is_causal: bool | None) -> bool:
+    """Whether the backend hides later keys by itself, without a mask that says so."""
+    causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
+    return mask is None and backend != "eager" and bool(causal) and query.size(2) > 1
+
+
+def _visible_pairs(mask: Any, backend: str) -> Tensor | None:
     """The backend's mask as bool, broadcastable to [B, H, T, T] (True = query may look at key); None = everything."""
     if mask is None:
-        causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
-        if backend == "eager" or not causal or query.size(2) == 1:
-            return None
-        return torch.ones(query.size(2), query.size(2), dtype=torch.bool, device=query.device).tril()
+        return None
     if isinstance(mask, Tensor) and mask.ndim == 4:
         return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
     raise CaptureError(f"cannot read the attention mask of backend {backend!r}; use attn_implementation='sdpa'.")

@@ -68,7 +68,7 @@ class StudentSpec:
         name: what the card calls it.
         layers: which teacher blocks it starts from: bottom, top, spread, or a list counted from 1.
         freeze_embeddings: keep the teacher's embeddings as they are.
-        dropout: every dropout probability of the student; None keeps the teacher's.
+        dropout: every dropout probability of the student while it is distilled; null keeps the teacher's.
         license: the student's license, for the card.
         language: the student's languages as ISO 639 codes, for the card.
     """
@@ -77,7 +77,7 @@ class StudentSpec:
     name: str
     layers: Literal["bottom", "top", "spread"] | tuple[int, ...] = "bottom"
     freeze_embeddings: bool = False
-    dropout: float | None = None
+    dropout: float | None = 0.0
     license: str | None = None
     language: tuple[str, ...] = ()
 

@@ -92,17 +92,6 @@ def _provenance(trainer: "DistillationTrainer", teacher: Mapping[str, Any]) -> P
 
 
 def _never_trained(trainer: "DistillationTrainer") -> dict[str, float]:
-    """Trainable parameters that no gradient ever reached -> their share of the student's parameters.
-
-    Optimizers with a state make it at the first gradient of a parameter; those without one (plain SGD) tell nothing.
-    """
-    optimizer_state = trainer.optimizer.state if trainer.optimizer is not None else {}
-    if not optimizer_state:
-        return {}
-    parameters = dict(trainer.model.named_parameters())
-    total = sum(parameter.numel() for parameter in parameters.values())
-    return {
-        name: round(parameter.numel() / total, 6)
-        for name, parameter in parameters.items()
-        if parameter.requires_grad and parameter not in optimizer_state
-    }
+    """Trainable parameters that no gradient ever reached -> their share of the student's parameters."""
+    total = sum(parameter.numel() for parameter in trainer.model.parameters())
+    return {name: round(parameter.numel() / total, 6) for name, parameter in trainer.unreached.items()}

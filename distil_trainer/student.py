@@ -3,7 +3,8 @@
 import copy
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
@@ -102,7 +103,7 @@ def build_student(
     layers: str | Sequence[int] = "bottom",
     *,
     freeze_embeddings: bool = False,
-    dropout: float | None = None,
+    dropout: float | None = 0.0,
 ) -> Model:
     """A student of the teacher's class with chosen blocks of it; embeddings, pooler and heads are copied as they are.
 
@@ -119,8 +120,10 @@ def build_student(
             list of n different blocks in the order wanted.
         freeze_embeddings: freeze the embedding module (in BERT: word, position and type tables and their LayerNorm).
             An output layer that is tied to the word table is frozen with it.
-        dropout: every dropout probability of the student (each numeric `*dropout*` of the config); None leaves the
-            config's. Dropout is noise in what the student is asked to match.
+        dropout: every dropout probability of this student while it is distilled (each numeric `*dropout*` of the
+            config); None leaves the config's. Dropout is noise in what the student is asked to match, and costs time.
+            The student's config keeps its values, so the student that is loaded again for fine-tuning has dropout as
+            its teacher had. (The few architectures that read the config at every step, such as Falcon, go on by it.)
 
     Raises:
         StudentError: the arguments do not fit together. It is raised before any weight is copied.
@@ -144,10 +147,8 @@ def build_student(
 
     config = copy.deepcopy(config)  # a model writes to its config; the caller's stays as it is
     config.dtype = teacher.dtype
-    if dropout is not None:
-        _set_dropout(config, dropout)
     # On "meta" there are shapes but no storage: no memory, no random numbers, and everything can be checked first.
-    with torch.device("meta"):
+    with torch.device("meta"), _dropout_set(config, dropout):
         student = type(teacher)(config)
     sources = _sources(student, teacher, chosen)
     frozen = _embeddings(student) if freeze_embeddings else {}
@@ -166,12 +167,25 @@ def build_student(
     return student
 
 
-def _set_dropout(config: PretrainedConfig, dropout: float) -> None:
-    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+@contextmanager
+def _dropout_set(config: PretrainedConfig, dropout: float | None) -> Iterator[None]:
+    """Inside this context each dropout probability of `config` is `dropout`, unless that is None."""
+    if dropout is not None and (
+        isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1
+    ):
         raise StudentError(f"dropout should be a number from 0 to below 1, or None; got {dropout!r}.")
-    for name, value in vars(config).items():
-        if "dropout" in name and isinstance(value, int | float) and not isinstance(value, bool):
-            setattr(config, name, float(dropout))
+    own = {
+        name: value
+        for name, value in vars(config).items()
+        if dropout is not None and "dropout" in name and isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    for name in own:
+        setattr(config, name, float(dropout or 0))
+    try:
+        yield
+    finally:
+        for name, value in own.items():
+            setattr(config, name, value)
 
 
 def _check_names(config: PretrainedConfig, overrides: dict[str, object]) -> None:

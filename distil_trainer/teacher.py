@@ -10,40 +10,43 @@ from transformers import AutoModel, PreTrainedModel
 
 from distil_trainer.alignment import Alignment
 from distil_trainer.errors import TrainingSetupError
-from distil_trainer.features import FeatureReader, Features, logits_of
+from distil_trainer.features import FeatureReader, Features
+from distil_trainer.head import HeadRows
 
 
-def load_teacher(name: str, *, like: nn.Module, alignments: Sequence[Alignment]) -> PreTrainedModel:
+def load_teacher(name: str, *, like: nn.Module, alignments: Sequence[Alignment], dtype: torch.dtype) -> PreTrainedModel:
     """Loads a teacher by Hub id or path: with the student's class where logits are aligned, else without a head.
 
     Args:
         name: Hub id or path of a folder. Only safetensors are read; no code of the repository is run.
         like: the student.
         alignments: what will be compared.
+        dtype: of its weights.
 
     Raises:
         TrainingSetupError: logits are aligned and the student is not a transformers model.
     """
-    if not _reads_logits(alignments):
-        return AutoModel.from_pretrained(name, use_safetensors=True)
+    if not reads_logits(alignments):
+        return AutoModel.from_pretrained(name, use_safetensors=True, dtype=dtype)
     if not isinstance(like, PreTrainedModel):
         raise TrainingSetupError(
             f"cannot tell which head the teacher {name!r} needs, because the student is a {type(like).__name__}. "
             "Load the teacher yourself and pass the model."
         )
-    return type(like).from_pretrained(name, use_safetensors=True)
+    return type(like).from_pretrained(name, use_safetensors=True, dtype=dtype)
 
 
-def reader_for(model: Any, alignments: Sequence[Alignment], *, role: str) -> FeatureReader:
-    """A reader of the layers that the alignments want from `role` ("student" or "teacher")."""
+def reader_for(model: Any, alignments: Sequence[Alignment], *, role: str, also: Sequence[int] = ()) -> FeatureReader:
+    """A reader of what the alignments want from `role` ("student" or "teacher"), and `also` of these hidden states."""
 
     def layers(*features: str) -> list[int]:
         return [getattr(a, f"{role}_layer") for a in alignments if a.feature in features]
 
     return FeatureReader(
         model,
-        hidden_layers=layers("hidden_states"),
+        hidden_layers=[*layers("hidden_states"), *also],
         attention_layers=layers("attention_probs", "attention_scores"),
+        logits=reads_logits(alignments),
     )
 
 
@@ -54,30 +57,63 @@ def forward_columns(model: Any) -> list[str]:
 
 
 class Teacher:
-    """A frozen model that answers a batch with its features.
+    """A frozen model that answers a batch with its features, and computes no more than those.
 
-    The model is put to `eval()` and its parameters stop requiring gradients; it is never saved and never wrapped. Its
-    head is left out when no alignment reads logits.
+    The model is put to `eval()` and its parameters stop requiring gradients; it is never saved and never wrapped, and
+    its weights are not copied. Where no alignment reads logits its head is left out, and the forward ends inside the
+    last block that is needed.
+
+    Args:
+        model: the teacher.
+        alignments: what will be compared.
+        dtype: cast the model to this (in place); None leaves it as it is.
+        compile_options: run it through `torch.compile` with these; None leaves it as it is.
     """
 
-    def __init__(self, model: Any, alignments: Sequence[Alignment]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        alignments: Sequence[Alignment],
+        *,
+        dtype: torch.dtype | None = None,
+        compile_options: Mapping[str, Any] | None = None,
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
-        self._gives_logits = _reads_logits(alignments)
-        headless = isinstance(model, PreTrainedModel) and not self._gives_logits
+        if dtype is not None:
+            self.model.to(dtype)
+        self._reads_logits = reads_logits(alignments)
+        headless = isinstance(model, PreTrainedModel) and not self._reads_logits
         self._network = model.base_model if headless else model
-        self._reader = reader_for(self._network, alignments, role="teacher")
+        self.reader = reader_for(self._network, alignments, role="teacher")
         self.columns = forward_columns(self._network)
+        self._forward = self._network if compile_options is None else torch.compile(self._network, **compile_options)
 
     @torch.no_grad()  # not inference_mode: its tensors cannot be saved for the student's backward
-    def __call__(self, inputs: Mapping[str, Any]) -> Features:
-        """The features of one batch, without a graph. `labels` are not passed on."""
+    def __call__(self, inputs: Mapping[str, Any], rows: HeadRows | None = None) -> Features:
+        """The features of one batch, without a graph. `labels` are not passed on.
+
+        Args:
+            inputs: the batch.
+            rows: the positions whose logits are compared; None for all of them.
+        """
         inputs = {k: v for k, v in inputs.items() if k in self.columns and k != "labels"}
-        with self._reader.reading() as features:
-            outputs = self._network(**inputs)
-        if self._gives_logits:
-            features.logits = logits_of(outputs)
+        if rows is not None:
+            rows = HeadRows(aligned=rows.aligned, task=rows.aligned[:0])
+        plain = rows is not None and self.reader.head is not None and self.reader.head.is_plain(inputs)
+        with self.reader.reading(ends_early=not self._reads_logits, rows=rows, plain=plain) as features:
+            self._forward(**inputs)
         return features
 
 
-def _reads_logits(alignments: Sequence[Alignment]) -> bool:
+def reads_logits(alignments: Sequence[Alignment]) -> bool:
+    """Whether any alignment compares logits."""
     return any(alignment.feature == "logits" for alignment in alignments)
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it natively, else float32."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return torch.bfloat16 if native else torch.float32

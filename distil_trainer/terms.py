@@ -10,7 +10,7 @@ from torch import Tensor
 from distil_trainer.alignment import Alignment
 from distil_trainer.errors import CaptureError
 from distil_trainer.features import Features
-from distil_trainer.losses import LOSSES
+from distil_trainer.losses import LOSSES, LogitRows
 from distil_trainer.positions import label_mask, token_mask
 
 
@@ -34,16 +34,23 @@ def compute_term(alignment: Alignment, student: Features, teacher: Features, inp
         if student.logits is None or teacher.logits is None:
             who = "student" if student.logits is None else "teacher"
             raise CaptureError(f"logits are aligned, but the {who} returned none: load it with a head.")
-        mask, unit = _logit_positions(alignment, student.logits, inputs)
+        mask, unit = _logit_positions(alignment, student, inputs)
         return Term(*loss(student.logits, teacher.logits, mask, alignment.temperature), unit)
     source = "hidden_states" if alignment.feature == "hidden_states" else "heads"
     pair = getattr(student, source)[alignment.student_layer], getattr(teacher, source)[alignment.teacher_layer]
     return Term(*loss(*pair, token_mask(inputs)), alignment.unit)
 
 
-def _logit_positions(alignment: Alignment, logits: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, str]:
-    if alignment.positions == "labels":
-        return label_mask(inputs), "labels"
-    if logits.ndim == 2:  # a classifier: one row of logits an example
+def logit_mask(alignment: Alignment, inputs: Mapping[str, Any]) -> Tensor:
+    """Bool [B, T]: the positions of a logits alignment that count."""
+    return label_mask(inputs) if alignment.positions == "labels" else token_mask(inputs)
+
+
+def _logit_positions(alignment: Alignment, student: Features, inputs: Mapping[str, Any]) -> tuple[Tensor, str]:
+    logits = student.logits.hidden if isinstance(student.logits, LogitRows) else student.logits
+    assert logits is not None
+    if student.is_narrow:  # the rows that do not count are not there
+        return torch.ones(logits.shape[:-1], dtype=torch.bool, device=logits.device), alignment.positions
+    if alignment.positions == "tokens" and logits.ndim == 2:  # a classifier: one row of logits an example
         return torch.ones(logits.shape[0], dtype=torch.bool, device=logits.device), "rows"
-    return token_mask(inputs), "tokens"
+    return logit_mask(alignment, inputs), alignment.positions

@@ -1,26 +1,30 @@
 """`DistillationTrainer`: a `Trainer` whose loss is a sum of alignments between student and teacher."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
-from transformers.modeling_outputs import BaseModelOutput
 from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
 
 from distil_trainer.alignment import Alignment, check_alignments
+from distil_trainer.balance import GradientBalance, shared_layer
 from distil_trainer.compatibility import check_pair
 from distil_trainer.errors import TrainingSetupError
-from distil_trainer.features import FeatureReader, Features, logits_of
+from distil_trainer.features import FeatureReader, Features
+from distil_trainer.head import HeadRows
 from distil_trainer.meter import Meter
 from distil_trainer.page import write_page
 from distil_trainer.positions import UNITS, count_positions
+from distil_trainer.reach import random_state_kept, unreached_parameters
 from distil_trainer.run_record import record_run
-from distil_trainer.teacher import Teacher, forward_columns, load_teacher, reader_for
-from distil_trainer.terms import Term, compute_term
+from distil_trainer.teacher import Teacher, fast_dtype, forward_columns, load_teacher, reader_for, reads_logits
+from distil_trainer.terms import Term, compute_term, logit_mask
+
+logger = logging.get_logger(__name__)
 
 
 class DistillationTrainer(Trainer):
@@ -39,12 +43,20 @@ class DistillationTrainer(Trainer):
         teacher_model: the teacher: a model (it is put to `eval()` and frozen), or a Hub id or path.
         alignments: what is compared; see `distil_trainer.methods`.
         task_weight: weight of the student's own loss on labels; 0 leaves it out.
+        teacher_dtype: what the teacher computes in: its weights are cast to this, in place. None leaves a model as it
+            is, and loads one by its id or path in bfloat16 where the hardware multiplies that natively, else float32.
+        balance_terms: multiply every term, besides its weight, by a factor that gives all terms gradients of the same
+            norm where they still share the student; see `distil_trainer.balance`.
         **kwargs: everything else that `Trainer` takes.
 
     Raises:
         TrainingSetupError, AlignmentError: arguments that do not fit together.
 
-    Overrides of `Trainer`: `train` (checks), `compute_loss`, `_get_num_items_in_batch` (counts positions),
+    Attributes:
+        unreached: parameters of the student that no loss reaches, by name; frozen while `train` runs.
+
+    Overrides of `Trainer`: `train` (checks), `create_optimizer` (leaves out what no loss reaches), `compute_loss`,
+    `_get_num_items_in_batch` (counts positions),
     `prediction_step` and `evaluation_loop` (exact averages of every term), `log` (adds the terms),
     `_set_signature_columns_if_needed` (keeps what either model reads), `create_model_card`.
     """
@@ -61,6 +73,8 @@ class DistillationTrainer(Trainer):
         teacher_model: nn.Module | str | None = None,
         alignments: Sequence[Alignment] = (),
         task_weight: float = 0.0,
+        teacher_dtype: torch.dtype | None = None,
+        balance_terms: bool = False,
         **kwargs: Any,
     ) -> None:
         self.alignments = tuple(alignments)
@@ -68,6 +82,7 @@ class DistillationTrainer(Trainer):
         if isinstance(task_weight, bool) or not isinstance(task_weight, int | float) or not 0 <= task_weight < inf:
             raise TrainingSetupError(f"task_weight should be a number from 0; got {task_weight!r}.")
         self.task_weight = float(task_weight)
+        self._weights = {alignment.name: alignment.weight for alignment in self.alignments} | {"task": self.task_weight}
         super().__init__(model, args, **kwargs)
         adds_means = len(self.label_names) > 1 and "labels" in self.label_names and self.compute_loss_func is None
         if self.alignments and self.task_weight and adds_means:
@@ -77,7 +92,15 @@ class DistillationTrainer(Trainer):
                 "or task_weight=0."
             )
         self.teacher: Teacher | None = None
-        self._reader: FeatureReader | None = None
+        self._reader: FeatureReader | None = None  # of the student
+        self._student_columns: list[str] = []
+        self.unreached: dict[str, nn.Parameter] = {}
+        self._balance: GradientBalance | None = None
+        if balance_terms and self.args.torch_compile:
+            raise TrainingSetupError(
+                "balance_terms walks the graph more than once, which compiled graphs do not allow. Leave one of "
+                "balance_terms and torch_compile out."
+            )
         if teacher_model is not None and self.alignments:
             if self.args.n_gpu > 1:
                 raise TrainingSetupError(
@@ -85,10 +108,24 @@ class DistillationTrainer(Trainer):
                     "process a GPU with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one GPU."
                 )
             if isinstance(teacher_model, str):
-                teacher_model = load_teacher(teacher_model, like=self.model, alignments=self.alignments)
+                teacher_model = load_teacher(
+                    teacher_model,
+                    like=self.model,
+                    alignments=self.alignments,
+                    dtype=teacher_dtype or fast_dtype(self.args.device),
+                )
             check_pair(self.model, teacher_model, self.alignments)
-            self.teacher = Teacher(teacher_model.to(self.args.device), self.alignments)
-            self._reader = reader_for(self.model, self.alignments, role="student")
+            options = {"backend": self.args.torch_compile_backend, "mode": self.args.torch_compile_mode}
+            self.teacher = Teacher(
+                teacher_model.to(self.args.device),
+                self.alignments,
+                dtype=teacher_dtype,
+                compile_options=options if self.args.torch_compile else None,
+            )
+            if balance_terms:
+                self._balance = GradientBalance(self._sum_over_processes)
+                self.add_callback(self._balance)
+            self._student_reader()
             self.loss_is_scaled_for_ga = True
         self._training_terms, self._evaluation_terms = Meter(), Meter()
 
@@ -108,7 +145,55 @@ class DistillationTrainer(Trainer):
                 "(see distil_trainer.methods), or task_weight=1.0 to train on labels alone."
             )
         self._training_terms = Meter()
-        return super().train(*args, **kwargs)
+        self._release_unreached()
+        self.unreached = {}
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._release_unreached()
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Any:
+        """As `Trainer.create_optimizer`, for the parameters that some loss can reach; the others are frozen, so that
+        they are neither decayed nor waited for by DDP, until training ends.
+        """
+        if self.teacher is not None and model is None and not self.unreached:
+            self._freeze_unreached()
+        return super().create_optimizer(model)
+
+    def _release_unreached(self) -> None:
+        for parameter in self.unreached.values():
+            parameter.requires_grad_(True)
+
+    def _freeze_unreached(self) -> None:
+        """Finds them by the loss of the first example, on every process alike."""
+        with random_state_kept():
+            loader = self.get_train_dataloader()
+            # not accelerate's own iterator: it would put itself down as the one that training is in
+            batch = next(iter(getattr(loader, "base_dataloader", loader)))
+        example = {k: v[:1] if isinstance(v, Tensor) else v for k, v in batch.items()}
+        was_training = self.model.training
+        self.model.eval()  # layer drop would hide blocks
+        with torch.compiler.set_stance("force_eager"):
+            loss = self.compute_loss(self.model, self._prepare_inputs(example))
+        self.model.train(was_training)
+        found = unreached_parameters(loss, self.model)
+        flags = torch.tensor([float(name in found) for name, _ in self.model.named_parameters()])
+        everywhere = self._sum_over_processes(flags) == self.accelerator.num_processes
+        self.unreached = {
+            name: parameter
+            for (name, parameter), unreached in zip(self.model.named_parameters(), everywhere.tolist(), strict=True)
+            if unreached
+        }
+        for parameter in self.unreached.values():
+            parameter.requires_grad_(False)
+        if self.args.ddp_find_unused_parameters is None and self.accelerator.ddp_handler is not None:
+            self.accelerator.ddp_handler.find_unused_parameters = False
+        if self.unreached and self.is_world_process_zero():
+            count, total = (sum(p.numel() for p in ps) for ps in (self.unreached.values(), self.model.parameters()))
+            logger.warning(
+                f"No loss reaches {count:,} of the student's {total:,} parameters ({count / total:.1%}); they keep the "
+                f"values they have: {', '.join(self.unreached)}."
+            )
 
     def compute_loss(
         self,
@@ -122,71 +207,95 @@ class DistillationTrainer(Trainer):
         Args:
             model: the student as accelerate wrapped it.
             inputs: the batch, with the columns that either model reads.
-            return_outputs: also return the student's outputs.
+            return_outputs: also return the student's outputs, whole.
             num_items_in_batch: int64 [len(UNITS)], the counts of the whole step; None counts this batch alone.
         """
         if self.teacher is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        own_counts = count_positions([inputs], shifts_labels=self._loss_shifts_labels)
-        step_counts = own_counts if num_items_in_batch is None else num_items_in_batch
-        denominators = dict(zip(UNITS, step_counts.clamp(min=1), strict=True))
-        teacher = self.teacher(inputs)
-        student, outputs, task_loss = self._student_forward(model, inputs)
-
-        weighted = [(a.name, a.weight, compute_term(a, student, teacher, inputs)) for a in self.alignments]
+        step_counts = num_items_in_batch
+        if step_counts is None:
+            step_counts = count_positions([inputs], shifts_labels=self._loss_shifts_labels)
+        rows = None if return_outputs else self._head_rows(inputs)
+        teacher = self.teacher(inputs, rows)
+        student, outputs, task_loss = self._student_forward(model, inputs, rows, whole=return_outputs)
+        with self.accelerator.autocast():
+            terms = {a.name: compute_term(a, student, teacher, inputs) for a in self.alignments}
         if task_loss is not None:
-            count = own_counts[UNITS.index("task")]
+            count = count_positions([inputs], shifts_labels=self._loss_shifts_labels)[UNITS.index("task")]
             total = torch.where(count > 0, task_loss * count, 0.0)  # the mean over no label is NaN
-            weighted.append(("task", self.task_weight, Term(total, count, "task")))
-        # DDP averages gradients over the processes, while the counts are already sums over them.
-        processes = self.accelerator.num_processes if model.training else 1
-        loss = torch.zeros((), device=step_counts.device)
-        for name, weight, term in weighted:
-            share = processes * term.total / denominators[term.unit]
-            loss = loss + weight * share
-            if model.training:
-                step_share = torch.tensor(1 / self.current_gradient_accumulation_steps)
-                self._training_terms.add(name, share, step_share)
-            else:
-                self._evaluation_terms.add(name, term.total, term.count)
+            terms["task"] = Term(total, count, "task")
+        loss = self._weighted_sum(terms, step_counts, student)
         return (loss, outputs) if return_outputs else loss
 
-    def _student_forward(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Features, Any, Tensor | None]:
+    def _weighted_sum(self, terms: Mapping[str, Term], step_counts: Tensor, student: Features) -> Tensor:
+        """The share of these terms in the loss of the step; each is put down for the logs, too."""
+        is_training = self.model.training
+        # DDP averages gradients over the processes, while the counts are already sums over them.
+        processes = self.accelerator.num_processes if is_training else 1
+        factors = self._balance.factors() if self._balance is not None and is_training else {}
+        loss = torch.zeros((), device=step_counts.device)
+        for name, term in terms.items():
+            share = term.total / step_counts[UNITS.index(term.unit)].clamp(min=1)
+            loss = loss + processes * self._weights[name] * factors.get(name, 1.0) * share
+            if not is_training:
+                self._evaluation_terms.add(name, term.total, term.count)
+                continue
+            self._training_terms.add(
+                name, processes * share, torch.tensor(1 / self.current_gradient_accumulation_steps)
+            )
+            if self._balance is not None:
+                shared = shared_layer(self.alignments, depth=self.model.config.num_hidden_layers)
+                self._balance.observe(name, share, student.hidden_states[shared])
+        return loss
+
+    def _head_rows(self, inputs: Mapping[str, Any]) -> HeadRows | None:
+        """The rows of logits that are read; None where only whole outputs will do."""
+        student = self._student_reader().head
+        logits = [alignment for alignment in self.alignments if alignment.feature == "logits"]
+        if student is None or (logits and (self.teacher is None or self.teacher.reader.head is None)):
+            return None
+        own_loss_reads_rows = (
+            student.reads_rows_alone and self.compute_loss_func is None and self.label_smoother is None
+        )
+        if self.task_weight and not own_loss_reads_rows:
+            return None
+        if not self.task_weight and not logits:
+            return None
+        return HeadRows.read_by(
+            aligned=logit_mask(logits[0], inputs) if logits else None,
+            labels=inputs["labels"] if self.task_weight else None,
+            shifts_labels=self._loss_shifts_labels,
+        )
+
+    def _student_forward(
+        self, model: nn.Module, inputs: Mapping[str, Any], rows: HeadRows | None, *, whole: bool
+    ) -> tuple[Features, Any, Tensor | None]:
         """Features and outputs of the student, and the mean of its own loss over this batch if it has a weight."""
-        if self._reader is None or self._reader.model is not self.model:  # made anew by model_init
-            self._reader = reader_for(self.model, self.alignments, role="student")
+        reader = self._student_reader()
+        aligns_logits = reads_logits(self.alignments)
+        reads_outputs = whole or aligns_logits or bool(self.task_weight)
         unwanted = () if self.task_weight else (*self.label_names, "labels")
-        inputs = {k: v for k, v in inputs.items() if k in forward_columns(self.model) and k not in unwanted}
+        inputs = {k: v for k, v in inputs.items() if k in self._student_columns and k not in unwanted}
+        plain = aligns_logits and rows is not None and reader.head is not None and reader.head.is_plain(inputs)
+        if rows is not None and rows.labels is not None:
+            inputs["labels"] = rows.labels_for(plain=plain)
         task_loss = None
-        with self._reader.reading() as features, self._handing_out(features, wrapper=model):
+        is_wrapped = model is not self.model and model.training
+        with reader.reading(ends_early=not reads_outputs, rows=rows, plain=plain, hands_out=is_wrapped) as features:
             if self.task_weight:
                 task_loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
             else:
                 outputs = model(**inputs)
-        features.logits = logits_of(outputs)
         return features, outputs, task_loss
 
-    @contextmanager
-    def _handing_out(self, features: Features, *, wrapper: nn.Module) -> Iterator[None]:
-        """Makes the student return what the loss reads, and no more, to the wrapper (DDP) that it runs in.
-
-        DDP finds the parameters that get no gradient by walking back from what the forward returned. Features that
-        were taken out on the side would be missed, and a head that nothing reads would be waited for.
-        """
-        if wrapper is self.model or not wrapper.training:
-            yield
-            return
-        reads_outputs = bool(self.task_weight) or any(a.feature == "logits" for a in self.alignments)
-
-        def hand_out(module: nn.Module, args: Any, output: Any) -> Any:
-            output = output if reads_outputs else BaseModelOutput()
-            heads = features.heads.values()
-            # In a field that every transformers output has: DDP rebuilds outputs by their type.
-            output["hidden_states"] = (*features.hidden_states.values(), *(t for h in heads for t in (h.query, h.key)))
-            return output
-
-        with self.model.register_forward_hook(hand_out):
-            yield
+    def _student_reader(self) -> FeatureReader:
+        if self._reader is None or self._reader.model is not self.model:  # made anew by model_init
+            also = []
+            if self._balance is not None:
+                also.append(shared_layer(self.alignments, depth=self.model.config.num_hidden_layers))
+            self._reader = reader_for(self.model, self.alignments, role="student", also=also)
+            self._student_columns = forward_columns(self.model)
+        return self._reader
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """The counts of a whole optimizer step over all processes: int64 [len(UNITS)]."""
@@ -207,9 +316,9 @@ class DistillationTrainer(Trainer):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
+            if prediction_loss_only:
+                return self.compute_loss(model, inputs), None, None
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        if prediction_loss_only:
-            return loss, None, None
         if ignore_keys is None:
             ignore_keys = getattr(self.model.config, "keys_to_ignore_at_inference", ["past_key_values"])
         logits = tuple(value.detach() for key, value in outputs.items() if key not in [*ignore_keys, "loss"])
@@ -229,9 +338,8 @@ class DistillationTrainer(Trainer):
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         terms = self._evaluation_terms.take(self._sum_over_processes)
         if terms and output.metrics is not None:
-            weights = {alignment.name: alignment.weight for alignment in self.alignments} | {"task": self.task_weight}
             key = f"{metric_key_prefix}_loss"
-            output.metrics[key] = sum(weights[name] * value for name, value in terms.items())
+            output.metrics[key] = sum(self._weights[name] * value for name, value in terms.items())
             output.metrics.update({f"{key}/{name}": value for name, value in terms.items()})
         return output
 

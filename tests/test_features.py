@@ -10,11 +10,14 @@ from transformers import (
     DistilBertModel,
     ElectraConfig,
     ElectraModel,
+    LlamaConfig,
+    LlamaModel,
     RobertaConfig,
     RobertaModel,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from distil_trainer.blocks import blocks
 from distil_trainer.errors import CaptureError
 from distil_trainer.features import FeatureReader
 from distil_trainer.losses import Heads
@@ -168,5 +171,64 @@ def test_a_causal_model_sees_no_later_key():
     reader = FeatureReader(model, hidden_layers=[], attention_layers=[1])
     with torch.no_grad(), reader.reading() as features:
         model(input_ids=ids)
-    visible = features.heads[1].visible
-    assert torch.equal(visible.expand(2, 1, 6, 6)[0, 0], torch.ones(6, 6, dtype=torch.bool).tril())
+    heads = features.heads[1]
+    visible = torch.ones(6, 6, dtype=torch.bool) if heads.visible is None else heads.visible.expand(2, 1, 6, 6)[0, 0]
+    visible = visible.tril() if heads.causal else visible
+    assert torch.equal(visible, torch.ones(6, 6, dtype=torch.bool).tril())
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_forward_that_ends_early_gives_the_same_bits_and_does_no_more(name, backend):
+    torch.manual_seed(0)
+    model, inputs = MODELS[name]().eval(), batch()
+    model.set_attn_implementation(backend)
+    ran = []
+    for k, block in enumerate(blocks(model), start=1):
+        block.register_forward_hook(lambda *_, k=k: ran.append(k))
+    for hidden_layers, attention_layers, whole_blocks in (([0, 1], [2], [1]), ([2], [2], [1, 2]), ([], [1], [])):
+        reader = FeatureReader(model, hidden_layers=hidden_layers, attention_layers=attention_layers)
+        with torch.no_grad(), reader.reading() as whole:
+            model(**inputs)
+        ran.clear()
+        with torch.no_grad(), reader.reading(ends_early=True) as cut:
+            output = model(**inputs)
+        assert ran == whole_blocks
+        assert not output
+        for layer, states in whole.hidden_states.items():
+            assert torch.equal(cut.hidden_states[layer], states)
+        for layer, heads in whole.heads.items():
+            assert torch.equal(cut.heads[layer].query, heads.query)
+            assert torch.equal(cut.heads[layer].key, heads.key)
+    assert "forward" not in vars(model)
+
+
+def test_the_output_of_a_block_is_read_before_the_final_norm():
+    config = LlamaConfig(**SIZES, num_key_value_heads=2)
+    model, inputs = LlamaModel(config).eval(), batch()
+    reader = FeatureReader(model, hidden_layers=[3], attention_layers=[])
+    with torch.no_grad(), reader.reading() as whole:
+        expected = model(**inputs).last_hidden_state
+    with torch.no_grad(), reader.reading(ends_early=True) as cut:
+        model(**inputs)
+    assert torch.equal(cut.hidden_states[3], whole.hidden_states[3])
+    assert torch.equal(model.norm(cut.hidden_states[3]), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*activation_checkpointing_enable:FutureWarning")
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_of_a_forward_that_ends_early(checkpointing):
+    gradients, inputs = [], batch()
+    for ends_early in (False, True):
+        model = tiny_model(BertModel).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        reader = FeatureReader(model, hidden_layers=[2], attention_layers=[3])
+        with reader.reading(ends_early=ends_early) as features:
+            model(**inputs)
+        loss = features.hidden_states[2].square().sum() + (features.heads[3].query * features.heads[3].key).sum()
+        loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)

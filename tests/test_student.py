@@ -240,10 +240,16 @@ def test_dtype_mode_and_gradients():
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
 
-def test_dropout_of_the_config_is_used():
+def test_dropout_is_left_out_of_the_distillation_but_not_of_the_config():
     teacher = make_teacher()
-    student = build_student(teacher, student_config(teacher.config, num_hidden_layers=3, hidden_dropout_prob=0.0))
-    assert blocks(student)[0].output.dropout.p == 0.0
+    config = student_config(teacher.config, num_hidden_layers=3, hidden_dropout_prob=0.3)
+    for dropout, expected in ((0.0, 0.0), (0.2, 0.2), (None, 0.3)):
+        student = build_student(teacher, config, dropout=dropout)
+        assert blocks(student)[0].output.dropout.p == expected
+        assert student.config.hidden_dropout_prob == 0.3
+    assert blocks(build_student(teacher, config))[0].output.dropout.p == 0.0
+    with pytest.raises(StudentError, match="dropout should be a number from 0 to below 1"):
+        build_student(teacher, config, dropout=1.0)
 
 
 def test_the_callers_config_is_neither_shared_nor_changed():

@@ -5,6 +5,7 @@ from transformers import BertForMaskedLM, BertModel
 
 from distil_trainer import Alignment, methods
 from distil_trainer.errors import TrainingSetupError
+from distil_trainer.head import HeadRows
 from distil_trainer.teacher import Teacher, load_teacher
 
 LOGITS = (Alignment(feature="logits", loss="kl"),)
@@ -43,10 +44,10 @@ def test_features_are_those_of_the_whole_model():
 def test_loading_by_path_takes_the_head_only_for_logits(tmp_path):
     student = tiny_model(BertForMaskedLM, num_hidden_layers=2)
     tiny_model(BertForMaskedLM).save_pretrained(tmp_path)
-    assert type(load_teacher(str(tmp_path), like=student, alignments=LAYERS)) is BertModel
-    assert type(load_teacher(str(tmp_path), like=student, alignments=LOGITS)) is BertForMaskedLM
+    assert type(load_teacher(str(tmp_path), like=student, alignments=LAYERS, dtype=torch.float32)) is BertModel
+    assert type(load_teacher(str(tmp_path), like=student, alignments=LOGITS, dtype=torch.float32)) is BertForMaskedLM
     with pytest.raises(TrainingSetupError, match="which head"):
-        load_teacher(str(tmp_path), like=torch.nn.Linear(1, 1), alignments=LOGITS)
+        load_teacher(str(tmp_path), like=torch.nn.Linear(1, 1), alignments=LOGITS, dtype=torch.float32)
 
 
 def test_pickled_weights_are_never_read(tmp_path):
@@ -55,4 +56,40 @@ def test_pickled_weights_are_never_read(tmp_path):
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
-        load_teacher(str(tmp_path), like=model, alignments=LAYERS)
+        load_teacher(str(tmp_path), like=model, alignments=LAYERS, dtype=torch.float32)
+
+
+def test_a_dtype_casts_the_weights_in_place_and_none_leaves_them():
+    model = tiny_model(BertModel)
+    assert Teacher(model, LAYERS)(pad_batch(ragged_examples(2))).hidden_states[4].dtype == torch.float32
+    cast = Teacher(model, LAYERS, dtype=torch.bfloat16)
+    assert cast(pad_batch(ragged_examples(2))).hidden_states[4].dtype == torch.bfloat16
+    assert cast.model is model
+    assert model.dtype == torch.bfloat16
+
+
+def test_the_last_block_ends_at_what_is_captured():
+    model = tiny_model(BertModel)
+    last, ran = model.encoder.layer[3], []
+    for name in ("attention.self.query", "attention.self.key", "attention.output.dense", "output.dense"):
+        last.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.append(name))
+    reference_job = (
+        Alignment(feature="hidden_states", student_layer=1, teacher_layer=3),
+        Alignment(feature="attention_probs", student_layer=2, teacher_layer=4),
+    )
+    Teacher(model, reference_job)(pad_batch(ragged_examples(2)))
+    assert sorted(ran) == ["attention.self.key", "attention.self.query"]
+
+
+def test_logits_are_formed_from_the_wanted_rows_only():
+    model, inputs = tiny_model(BertForMaskedLM), pad_batch(ragged_examples(3))
+    with torch.no_grad():
+        expected = model.eval()(inputs["input_ids"], inputs["attention_mask"]).logits
+    mask, widths = inputs["labels"] != -100, []
+    teacher = Teacher(model, LOGITS)
+    teacher(inputs, HeadRows.read_by(aligned=mask, labels=None, shifts_labels=False))  # finds out what the head is
+    model.cls.predictions.decoder.register_forward_hook(lambda *args: widths.append(args[2].shape[1]))
+    features = teacher(inputs, HeadRows.read_by(aligned=mask, labels=None, shifts_labels=False))
+    assert widths == [0]
+    logits = torch.nn.functional.linear(*features.logits)
+    torch.testing.assert_close(logits[0], expected[mask])

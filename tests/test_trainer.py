@@ -12,10 +12,12 @@ from transformers import (
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertModel,
+    TrainerCallback,
 )
 
 from distil_trainer import Alignment, DistillationTrainer, build_student, methods, student_config
 from distil_trainer.errors import AlignmentError, DataError, TrainingSetupError
+from distil_trainer.teacher import fast_dtype
 
 LAYERS = methods.lightmbert(student_layers=2, teacher_layers=4)
 HIDDEN, ATTENTION = (alignment.name for alignment in LAYERS)
@@ -209,9 +211,13 @@ def test_columns_that_only_the_teacher_reads_are_kept(make_args):
 def test_a_teacher_is_loaded_by_path(make_args, tmp_path):
     teacher, student = pair()
     teacher.save_pretrained(tmp_path / "teacher")
-    trainer = make_trainer(make_args, model=student, teacher_model=str(tmp_path / "teacher"))
+    path = str(tmp_path / "teacher")
+    trainer = make_trainer(make_args, model=student, teacher_model=path, teacher_dtype=torch.float32)
     by_model = make_trainer(make_args, model=student, teacher_model=teacher)
     assert trainer.evaluate()["eval_loss"] == by_model.evaluate()["eval_loss"]
+    fast = make_trainer(make_args, model=student, teacher_model=path)
+    assert fast.teacher.model.dtype == fast_dtype(torch.device("cpu"))
+    assert fast.evaluate()["eval_loss"] == pytest.approx(trainer.evaluate()["eval_loss"], rel=0.02)
 
 
 @pytest.mark.filterwarnings("ignore:.*activation_checkpointing:FutureWarning")
@@ -266,3 +272,82 @@ def test_labelled_positions_need_labels(make_args):
     trainer = make_trainer(make_args, alignments=[alignment], labels=False)
     with pytest.raises(DataError, match="the batch has no `labels`"):
         trainer.train()
+
+
+def test_the_head_runs_on_no_more_rows_than_the_task_reads(make_args):
+    trainer = make_trainer(make_args, alignments=(*LAYERS, KL), task_weight=1.0, args={"max_steps": 2})
+    heads = [model.cls.predictions.decoder for model in (trainer.model, trainer.teacher.model)]
+    batch = trainer._prepare_inputs(pad_batch(ragged_examples(8)))
+    trainer.compute_loss(trainer.model, batch)  # finds out what the heads are
+    rows = []
+    for head in heads:
+        head.register_forward_hook(lambda *args: rows.append(args[2].shape[:-1].numel()))
+    trainer.compute_loss(trainer.model, batch)
+    assert rows == [0, int((batch["labels"] != -100).sum())]  # the teacher's first
+
+
+def test_a_student_whose_outputs_nothing_reads_ends_early(make_args):
+    alignments = methods.lightmbert(student_layers=1, teacher_layers=4)
+    trainer, ran = make_trainer(make_args, alignments=alignments), []
+    trainer.model.bert.encoder.layer[1].register_forward_hook(lambda *_: ran.append(True))
+    trainer.train()
+    assert not ran
+    trainer.evaluate()
+    assert not ran
+    assert trainer.predict(trainer.eval_dataset).predictions.shape[-1] == 99
+    assert ran
+
+
+def test_parameters_that_no_loss_reaches_are_frozen_while_training(make_args):
+    alignments = (
+        Alignment(feature="hidden_states", student_layer=1, teacher_layer=3),
+        Alignment(feature="attention_probs", student_layer=2, teacher_layer=4),
+    )
+    args = {"weight_decay": 0.5, "learning_rate": 1e-2}
+    trainer = make_trainer(make_args, alignments=alignments, args=args)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    seen = []
+
+    class Look(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **kwargs):
+            seen.append({name for name, p in model.named_parameters() if not p.requires_grad})
+
+    trainer.add_callback(Look())
+    trainer.train()
+    unreached = {
+        name for name in before if name.startswith("cls.") or ("layer.1." in name and "self.query" not in name)
+    } - {"bert.encoder.layer.1.attention.self.key.weight", "bert.encoder.layer.1.attention.self.key.bias"}
+    assert seen == [unreached] * 3
+    assert set(trainer.unreached) == unreached
+    changed = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == before.keys() - unreached
+    assert all(p.requires_grad for p in trainer.model.parameters())
+
+
+def test_looking_for_them_does_not_change_the_order_of_the_data(make_args):
+    batches = []
+
+    def collate(examples):
+        batches.append([example["input_ids"] for example in examples])
+        return pad_batch(examples)
+
+    make_trainer(make_args, data_collator=collate).train()
+    looked_at, first, *_ = batches
+    assert first == looked_at
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler
+@pytest.mark.parametrize("alignments", [LAYERS, (*LAYERS, KL)], ids=["layers", "logits"])
+def test_torch_compile_gives_the_same_losses_without_graph_breaks(make_args, alignments):
+    logs = []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        args = {"max_steps": 6, "torch_compile": compiled, "torch_compile_backend": "aot_eager" if compiled else None}
+        trainer = make_trainer(make_args, alignments=alignments, args=args)
+        trainer.train()
+        logs.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert logs[1] == pytest.approx(logs[0], rel=1e-4)
+    counters = torch._dynamo.utils.counters
+    assert not counters["graph_break"]
+    assert 0 < counters["stats"]["unique_graphs"] <= 8  # six ragged batches: one fixed and one dynamic shape each

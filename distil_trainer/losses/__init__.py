@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from distil_trainer.losses import attention, hidden, logits
 from distil_trainer.losses._common import SumCount
+from distil_trainer.losses._rows import LogitRows
 from distil_trainer.losses.attention import Heads
 
-__all__ = ["LOSSES", "Heads", "Loss", "SumCount"]
+__all__ = ["LOSSES", "Heads", "LogitRows", "Loss", "SumCount"]
 
 
 class Loss(NamedTuple):
@@ -33,6 +34,7 @@ LOSSES: dict[str, dict[str, Loss]] = {
     },
     "attention_probs": {
         "mse": Loss(attention.probs_mse, "pairs"),
+        "row_mse": Loss(attention.probs_row_mse, "tokens"),
         "kl": Loss(attention.probs_kl, "tokens"),
     },
     "logits": {

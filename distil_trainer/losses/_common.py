@@ -1,10 +1,12 @@
-"""What the losses share: the precision they compute in, the rows they count, sums over probabilities."""
+"""What the losses share: the precision they compute in, the shapes they accept, gradients known beforehand."""
 
 from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 SumCount = tuple[Tensor, Tensor]
 """The sum over the counted positions, and how many were counted: two scalars of the loss's working dtype."""
@@ -27,40 +29,33 @@ def check_mask(mask: Tensor, shape: Sequence[int]) -> None:
         )
 
 
-def counted_rows(student: Tensor, teacher: Tensor, mask: Tensor, advice: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The counted rows of both tensors, in the working dtype.
+def check_shapes(student: Sequence[int], teacher: Sequence[int], mask: Tensor, advice: str) -> None:
+    """Raise ValueError unless both shapes [..., F] are the same and `mask` is boolean and of shape [...].
 
-    The rows are selected before anything is computed: what is not counted costs nothing, and an inf or NaN in it
-    reaches neither the value nor the gradient.
-
-    Shapes: `student`, `teacher` [..., F]; `mask` bool [...]; returns [N, F], [N, F] (detached) and the scalar N.
-
-    Raises:
-        ValueError: the shapes do not agree (the message ends with `advice`), or `mask` is not boolean.
+    The message about different shapes ends with `advice`.
     """
-    if student.shape != teacher.shape:
+    if student != teacher:
         raise ValueError(
-            f"Expected student and teacher of the same shape, got {tuple(student.shape)} and {tuple(teacher.shape)}: "
-            f"{advice}"
+            f"Expected student and teacher of the same shape, got {tuple(student)} and {tuple(teacher)}: {advice}"
         )
-    check_mask(mask, student.shape[:-1])
-    dtype = working_dtype(student, teacher)
-    return student[mask].to(dtype), teacher.detach()[mask].to(dtype), mask.sum().to(dtype)
+    check_mask(mask, student[:-1])
 
 
-def expectation(log_p: Tensor, values: Tensor) -> Tensor:
-    """The mean of `values` under the distribution `log_p`; where p is 0 a value counts as 0, even inf or NaN.
-
-    Shapes: `log_p` (log probabilities), `values` [..., K] -> [...], summed over K.
-    """
-    p = log_p.exp()
-    # on the value and not on the product: 0 * inf would be NaN in the gradient of p
-    return (p * torch.where(p > 0, values, 0.0)).sum(-1)
+def with_gradient(total: Tensor, tensor: Tensor, gradient: Tensor) -> Tensor:
+    """The scalar `total`, whose gradient with respect to `tensor` (of the same shape) is known to be `gradient`."""
+    return total + _Gradient.apply(tensor, gradient)
 
 
-def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q) of two distributions given as log probabilities, with 0 * log 0 = 0.
+class _Gradient(torch.autograd.Function):
+    """0, with a gradient."""
 
-    Shapes: `log_p`, `log_q` [..., K] -> [...], summed over K. Unit: nats. Infinite where q is 0 and p is not.
-    """
-    return expectation(log_p, log_p - log_q)
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return gradient.new_zeros((), dtype=working_dtype(gradient))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream, None  # autograd itself casts it to the dtype of the tensor

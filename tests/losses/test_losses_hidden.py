@@ -68,3 +68,19 @@ def test_two_zero_vectors(loss, expected):
 def test_different_widths_name_the_projection(loss):
     with pytest.raises(ValueError, match=r"\(2, 3, 4\) and \(2, 3, 2\).*projection"):
         loss(states(1), states(2)[..., :2], MASK)
+
+
+@pytest.mark.parametrize("loss", [hidden.mse, hidden.cosine, hidden.normalized_mse])
+def test_a_gpu_never_waits_for_the_mask(loss):
+    student = torch.empty(2, 3, 4, device="meta", requires_grad=True)  # has no values to wait for
+    total, _ = loss(student, torch.empty(2, 3, 4, device="meta"), torch.empty(2, 3, dtype=torch.bool, device="meta"))
+    total.backward()
+    assert student.grad.shape == student.shape
+
+
+@pytest.mark.parametrize("loss", [hidden.mse, hidden.cosine, hidden.normalized_mse])
+def test_the_graph_may_be_walked_twice(loss):
+    student = states(1).requires_grad_()
+    total, _ = loss(student, states(2), MASK)
+    first, second = (torch.autograd.grad(total, student, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)

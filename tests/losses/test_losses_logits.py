@@ -1,11 +1,13 @@
-"""The logits losses against written-out loops, at several temperatures and with forbidden tokens."""
+"""The logits losses against written-out loops, at several temperatures and with forbidden tokens, and in chunks."""
 
 import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from distil_trainer.losses import logits
+from distil_trainer.losses import LogitRows, _rows, logits
 
 MASK = torch.tensor([[1, 1, 1], [1, 0, 0]], dtype=torch.bool)
 
@@ -136,3 +138,189 @@ def test_mse_has_no_temperature():
 def test_different_vocabularies_are_refused(reference):
     with pytest.raises(ValueError, match=r"\(2, 3, 5\) and \(2, 3, 4\).*vocabulary"):
         getattr(logits, reference.__name__)(make(1), make(2)[..., :4], MASK)
+
+
+# What follows: logits formed chunk by chunk, against the same losses of whole logits, differentiated by autograd.
+
+VOCABULARY = 40
+WIDE = torch.rand(5, 7, generator=torch.Generator().manual_seed(0)) < 0.7
+
+
+def mean_of(values, log_p):
+    return (log_p.exp() * values).sum()
+
+
+def whole_kl(s, t):
+    return mean_of(t - s, t)
+
+
+def whole_js(s, t):
+    m = ((s.exp() + t.exp()) / 2).log()
+    return (mean_of(t - m, t) + mean_of(s - m, s)) / 2
+
+
+WHOLE = {
+    "kl": whole_kl,
+    "reverse_kl": lambda s, t: whole_kl(t, s),
+    "js": whole_js,
+    "mse": lambda s, t: (s - t).square().mean(-1).sum(),
+    "soft_cross_entropy": lambda s, t: -mean_of(s, t),
+}
+every_loss = pytest.mark.parametrize("name", WHOLE)
+
+
+def rows(seed, width, *, bias=True, dtype=torch.float32):
+    """Leaves of their own, with hidden states for all of WIDE."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(*WIDE.shape, width), (VOCABULARY, width), (VOCABULARY,)][: 3 if bias else 2]
+    tensors = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+    return LogitRows(*(tensor.requires_grad_() for tensor in tensors))
+
+
+def whole(given):
+    return torch.nn.functional.linear(*given) if isinstance(given, LogitRows) else given
+
+
+def leaves(given):
+    return [tensor for tensor in (given if isinstance(given, LogitRows) else [given]) if tensor is not None]
+
+
+def compare(name, student, teacher, tolerance, autocast=False):
+    """Value and gradients equal those of the whole logits, up to `tolerance` times their largest element."""
+    temperature = 1.0 if name == "mse" else 2.0
+    inputs = leaves(student)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        s, t = (whole(given)[WIDE] for given in (student, teacher))
+        s, t = (x if x.dtype == torch.float64 else x.float() for x in (s, t))
+        if name != "mse":
+            s, t = ((x / temperature).log_softmax(-1) for x in (s, t))
+        reference = temperature**2 * WHOLE[name](s, t.detach())
+        total, count = getattr(logits, name)(student, teacher, WIDE, temperature)
+    assert count == WIDE.sum()
+    gradients = torch.autograd.grad(0.1 * total, inputs), torch.autograd.grad(0.1 * reference, inputs)
+    for value, right in [(total, reference), *zip(*gradients, strict=True)]:
+        assert value.dtype == right.dtype
+        torch.testing.assert_close(value, right, rtol=0, atol=tolerance * right.abs().max().item())
+    assert all(tensor.grad is None for tensor in leaves(teacher))
+
+
+@pytest.fixture(params=[1, 3, 8, 1000], ids=lambda rows: f"chunks of {rows}")
+def chunks(request, monkeypatch):
+    monkeypatch.setattr(_rows, "_CHUNK", request.param * VOCABULARY)
+
+
+@every_loss
+@pytest.mark.parametrize("bias", [True, False])
+def test_rows_equal_whole_logits(name, bias, chunks):
+    compare(name, rows(1, 6, bias=bias), rows(2, 9, bias=bias), 1e-5)
+
+
+@every_loss
+def test_rows_against_whole_logits(name, chunks):
+    student, teacher = rows(1, 6), rows(2, 9)
+    compare(name, student, whole(teacher).detach(), 1e-5)
+    compare(name, whole(student).detach().requires_grad_(), teacher, 1e-5)
+    compare(name, whole(student).detach().requires_grad_(), whole(teacher).detach(), 1e-5)
+
+
+@every_loss
+def test_rows_under_autocast(name, chunks):
+    compare(name, rows(1, 6), rows(2, 9), 1e-2, autocast=True)
+
+
+@every_loss
+def test_rows_of_a_16_bit_model(name, chunks):
+    compare(name, rows(1, 6, dtype=torch.bfloat16), rows(2, 9), 1e-2)
+
+
+@every_loss
+def test_rows_in_float64(name, chunks):
+    compare(name, rows(1, 6, dtype=torch.float64), rows(2, 9, dtype=torch.float64), 1e-12)
+
+
+@every_loss
+def test_gradcheck_of_rows(name, chunks):
+    (hidden, weight, bias), teacher = rows(1, 6, dtype=torch.float64), rows(2, 9, dtype=torch.float64)
+    loss = getattr(logits, name)
+
+    def total(hidden, bias):  # without the weight, to which gradcheck would walk twice
+        return loss(LogitRows(hidden, weight.detach(), bias), teacher, WIDE)[0]
+
+    assert torch.autograd.gradcheck(total, [hidden, bias], fast_mode=True)
+
+
+@pytest.mark.parametrize("trained", [0, 1, 2], ids=["hidden", "weight", "bias"])
+def test_only_what_is_trained_gets_a_gradient(trained):
+    student, teacher = rows(1, 6), rows(2, 9)
+    for i, tensor in enumerate(student):
+        tensor.requires_grad_(i == trained)
+    logits.kl(student, teacher, WIDE)[0].backward()
+    assert [tensor.grad is not None for tensor in student] == [i == trained for i in range(3)]
+
+
+def test_nothing_trained_is_a_plain_value():
+    student = LogitRows(*(tensor.detach() for tensor in rows(1, 6)))
+    assert not logits.kl(student, rows(2, 9), WIDE)[0].requires_grad
+    with torch.no_grad():
+        assert not logits.kl(rows(1, 6), rows(2, 9), WIDE)[0].requires_grad
+
+
+def test_the_graph_may_be_walked_twice_but_to_the_weight():
+    student, teacher = rows(1, 6), rows(2, 9)
+    total, _ = logits.kl(student, teacher, WIDE)
+    first = torch.autograd.grad(2 * total, [student.hidden, student.bias], retain_graph=True)
+    total.backward(retain_graph=True)
+    torch.testing.assert_close(list(first), [2 * student.hidden.grad, 2 * student.bias.grad])
+    again = torch.autograd.grad(2 * total, [student.hidden, student.bias], retain_graph=True)
+    torch.testing.assert_close(first, again)
+    with pytest.raises(RuntimeError, match=r"Expected one backward pass .* got a second .* compute the loss again"):
+        total.backward()
+
+
+@every_loss
+def test_rows_that_are_not_counted_contribute_nothing(name):
+    clean, dirty, teacher = rows(1, 6), rows(1, 6), rows(2, 9)
+    with torch.no_grad():
+        dirty.hidden[~WIDE] = torch.nan
+    for student in (clean, dirty):
+        getattr(logits, name)(student, teacher, WIDE)[0].backward()
+    for one, other in zip(clean, dirty, strict=True):
+        assert torch.equal(one.grad, other.grad)
+
+
+@every_loss
+def test_no_row_counted(name):
+    student = rows(1, 6)
+    total, count = getattr(logits, name)(student, rows(2, 9), torch.zeros_like(WIDE))
+    total.backward()
+    assert total == count == 0
+    assert not any(tensor.grad.any() for tensor in student)
+
+
+class Largest(TorchDispatchMode):
+    """Records the number of elements of the largest tensor that is created."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        self.elements = max([self.elements, *sizes])
+        return result
+
+
+@every_loss
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_logits_never_exist_whole(name, autocast, monkeypatch):
+    monkeypatch.setattr(_rows, "_CHUNK", 2 * VOCABULARY)
+    with Largest() as largest, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        getattr(logits, name)(rows(1, 6), rows(2, 9), torch.ones_like(WIDE))[0].backward()
+    assert largest.elements == 9 * VOCABULARY < WIDE.numel() * VOCABULARY  # the teacher's weight
+
+
+def test_rows_of_different_vocabularies_are_refused():
+    student, teacher = rows(1, 6), rows(2, 9)
+    with pytest.raises(ValueError, match=r"\(5, 7, 40\) and \(5, 7, 30\).*vocabulary"):
+        logits.kl(student, LogitRows(teacher.hidden, teacher.weight[:30]), WIDE)
+    with pytest.raises(ValueError, match=r"mask of shape \(5, 7\).*got \(7,\)"):
+        logits.kl(student, teacher, WIDE[0])

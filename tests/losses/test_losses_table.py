@@ -37,7 +37,7 @@ def test_table():
     assert {feature: {name: loss.unit for name, loss in losses.items()} for feature, losses in LOSSES.items()} == {
         "hidden_states": {"mse": "tokens", "cosine": "tokens", "normalized_mse": "tokens"},
         "attention_scores": {"mse": "pairs"},
-        "attention_probs": {"mse": "pairs", "kl": "tokens"},
+        "attention_probs": {"mse": "pairs", "row_mse": "tokens", "kl": "tokens"},
         "logits": dict.fromkeys(["kl", "reverse_kl", "js", "mse", "soft_cross_entropy"], "positions"),
     }
 

@@ -1,0 +1,41 @@
+"""Which parameters a loss can reach: the others would only cost time, memory and communication."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def unreached_parameters(loss: Tensor, model: nn.Module) -> dict[str, nn.Parameter]:
+    """The trainable parameters of `model`, by name, that no gradient of `loss` (a scalar) would arrive at."""
+    reached: set[int] = set()
+    seen: set[object] = set()
+    waiting = [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):  # the node that accumulates a leaf's gradient
+            reached.add(id(node.variable))
+        waiting += [parent for parent, _ in node.next_functions]
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and id(parameter) not in reached
+    }
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Whatever is drawn inside, the random numbers after it are those that would have come without it."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

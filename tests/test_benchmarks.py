@@ -1,0 +1,102 @@
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Imports modules of the folder, with everything in this process."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    measure = importlib.import_module("measure")
+    monkeypatch.setattr(measure, "launch", lambda function, *args, threads=None: function(*args))
+    return importlib.import_module
+
+
+def test_the_command_saves_what_it_prints(load, tmp_path, capsys):
+    path = tmp_path / "peers.json"
+    load("peers").main(["--size", "tiny", "--only", "ours", "matrix-products", "--out", str(path)])
+    saved = json.loads(path.read_text())
+    assert list(saved["contenders"]) == ["ours", "matrix-products"]
+    ours = saved["contenders"]["ours"]
+    assert len(ours["seconds"]) == saved["rounds"] == 1
+    assert ours["seconds"][0][0] > 0
+    assert ours["peak_bytes"][0] > 2**20
+    assert ours["norm_ratio"] == pytest.approx(1, abs=1e-4)
+    assert ours["difference"] < 1e-4
+    assert 0 <= ours["never_updated"] < ours["tensors"]
+    assert saved["times_the_matrix_products"]["ours"][0] > 1
+    assert {"date", "cpu", "versions"} <= set(saved)
+    printed = capsys.readouterr().out
+    assert "| ours, dropout 0 | float32 |" in printed
+    assert "| matrix products only |" in printed
+
+    pytest.importorskip("matplotlib")
+    memory = tmp_path / "memory.json"
+    curves = {"ours, attention mse": [{"length": 128, "bytes": 2**20}, {"length": 256, "left_out": "too much"}]}
+    memory.write_text(json.dumps({**saved, "curves": curves}))
+    picture = tmp_path / "both.png"
+    load("picture").main(["--peers", str(path), "--memory", str(memory), "--out", str(picture)])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_that_fails_costs_the_others_nothing(load, monkeypatch, capsys):
+    peers, job = load("peers"), load("job")
+
+    def launch(function, name, *args, threads=None):
+        if name == "ours":
+            raise RuntimeError("no memory")
+        return {"seconds": [2.0], "peak_bytes": 1, "threads": 1}
+
+    monkeypatch.setattr(peers.measure, "launch", launch)
+    plan = job.Plan(job=job.SIZES["tiny"], steps=1)
+    found = peers.take_turns(["ours", "matrix-products"], plan, 2, None)
+    assert found["ours"]["error"] == "RuntimeError: no memory"
+    assert found["matrix-products"]["seconds"] == [[2.0], [2.0]]
+    assert "ours" not in peers.table(found, plan)
+    assert "ours failed" in capsys.readouterr().out
+
+
+def test_bf16_and_dropout_run_too(load):
+    job, measure = load("job"), load("measure")
+    plan = job.Plan(job=job.SIZES["tiny"], steps=2)
+    for name in ("ours-bf16", "ours-dropout"):
+        assert len(measure.seconds_and_peak(name, plan)["seconds"]) == 2
+
+
+def test_a_point_beyond_the_budget_is_left_out(load, monkeypatch):
+    memory = load("memory")
+    monkeypatch.setattr(memory.measure, "launch", lambda f, name, plan, threads: plan.job.length**2)
+    points = memory.curve("ours", "mse", (2, 4, 8, 16), 100, "cpu", None)
+    assert points[:3] == [{"length": 2, "bytes": 4}, {"length": 4, "bytes": 16}, {"length": 8, "bytes": 64}]
+    assert list(points[3]) == ["length", "left_out"]
+
+
+def test_needed_flops_are_those_of_the_formula(load):
+    job = load("job")
+    sizes = job.SIZES["reference"]
+    width, length = sizes.width, sizes.length
+    block = 2 * (4 * width**2 + 2 * width * sizes.intermediate) + 4 * length * width
+    last = 2 * 2 * width**2 + 2 * length * width
+    teacher, student = (block * (layers - 1) + last for layers in (12, 6))
+    assert job.needed_flops(sizes) == sizes.tokens * (teacher + 3 * student)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("peer", ["textbrewer", "textbrewer-tuned"])
+def test_textbrewer_does_the_same_job(load, peer):
+    pytest.importorskip("textbrewer")
+    contenders, job = load("contenders"), load("job")
+    plan = job.Plan(job=job.SIZES["tiny"], steps=1, dropout=0.0, optimizer="sgd", learning_rate=1.0)
+    updates = []
+    for name in ("ours", peer):
+        student, train = contenders.CONTENDERS[name].build(plan)
+        parameters = list(student.base_model.parameters())
+        before = [p.detach().clone() for p in parameters]
+        train(lambda: None)
+        updates.append(torch.cat([(p.detach() - old).flatten() for p, old in zip(parameters, before, strict=True)]))
+    assert (updates[1] - updates[0]).norm() < 1e-5 * updates[0].norm()
