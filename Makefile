@@ -35,6 +35,7 @@ bench bench-reference:
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[benchmarks]'
 	$(BIN)/python benchmarks/peers.py --size $(size) --out runs/$@/peers.json
 	$(BIN)/python benchmarks/memory.py --out runs/$@/memory.json
+	$(BIN)/python benchmarks/vocabulary.py --out runs/$@/vocabulary.json
 	$(BIN)/python benchmarks/picture.py --peers runs/$@/peers.json --memory runs/$@/memory.json --out runs/$@/picture.png
 
 clean:  ## what was built or run, except the virtual environment

@@ -81,6 +81,7 @@ def textbrewer(plan: Plan, *, dropout: float, tuned: bool) -> Built:
     teacher, student = models(plan, dropout=dropout, attention="eager")
     if tuned:
         teacher, student = teacher.base_model, student.base_model
+    batches = loader(plan, labels=not tuned)  # base models take none
 
     def adapt(batch: dict[str, torch.Tensor], outputs: Any) -> dict[str, Any]:
         features = {"hidden": outputs.hidden_states, "attention": outputs.attentions}
@@ -115,7 +116,7 @@ def textbrewer(plan: Plan, *, dropout: float, tuned: bool) -> Built:
             with distiller:
                 distiller.train(
                     optimizer,
-                    loader(plan),
+                    batches,
                     num_steps=plan.steps,
                     output_hidden_states=True,
                     output_attentions=True,
@@ -158,7 +159,7 @@ def modelopt(plan: Plan, *, attention: bool) -> Built:
         optimizer = _optimizer(plan, student)  # before convert: afterwards the teacher's parameters are listed too
         distilled = mtd.convert(student, mode=[("kd_loss", settings)])
         distilled.train()  # its `train` returns nothing
-        for count, batch in enumerate(loader(plan), start=1):
+        for count, batch in enumerate(loader(plan, labels=False), start=1):
             with _autocast(plan):
                 distilled(**{name: tensor.to(plan.device) for name, tensor in batch.items()})
                 loss = distilled.compute_kd_loss()
@@ -196,7 +197,7 @@ def bertdistiller(plan: Plan) -> Built:
                 model=student,
                 args=args,
                 teacher_model=teacher,
-                train_dataset=examples(plan),
+                train_dataset=examples(plan, labels=False),
                 data_collator=collate,
                 callbacks=[_Marks(mark)],
             ).train()
@@ -238,7 +239,7 @@ def _arguments(plan: Plan) -> dict[str, Any]:
         "max_steps": plan.steps,
         "per_device_train_batch_size": plan.job.rows // plan.accumulation,
         "gradient_accumulation_steps": plan.accumulation,
-        "optim": {"adamw": "adamw_torch", "sgd": "sgd"}[plan.optimizer],
+        **({"optim": "sgd"} if plan.optimizer == "sgd" else {}),  # its default is the fused form of AdamW
         "learning_rate": plan.learning_rate,
         "lr_scheduler_type": "constant",
         "max_grad_norm": 0,
@@ -253,7 +254,7 @@ def _arguments(plan: Plan) -> dict[str, Any]:
 
 
 def _optimizer(plan: Plan, student: Any) -> torch.optim.Optimizer:
-    """What `_arguments` make Trainer build."""
+    """What the examples of those libraries use: torch's AdamW as it comes."""
     if plan.optimizer == "sgd":
         return torch.optim.SGD(student.parameters(), lr=plan.learning_rate)
     return torch.optim.AdamW(student.parameters(), lr=plan.learning_rate, weight_decay=0.0)

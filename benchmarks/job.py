@@ -97,7 +97,7 @@ def models(plan: Plan, *, dropout: float, attention: str) -> tuple[Any, Any]:
         initializer_range=0.05,  # with BERT's 0.02, attention of random weights is nearly even
     )
     teacher = BertForMaskedLM._from_config(config, attn_implementation=attention)
-    student = build_student(teacher, student_config(config, num_hidden_layers=job.student_layers))
+    student = build_student(teacher, student_config(config, num_hidden_layers=job.student_layers), dropout=dropout)
     student.set_attn_implementation(attention)
     return teacher.eval().to(plan.device), student.train().to(plan.device)
 
@@ -111,28 +111,32 @@ def alignments(plan: Plan) -> tuple[Alignment, ...]:
     )
 
 
-def examples(plan: Plan) -> list[dict[str, torch.Tensor]]:
-    """Random tokens for every step, the same in every call."""
+def examples(plan: Plan, *, labels: bool = True) -> list[dict[str, torch.Tensor]]:
+    """Random tokens for every step, with labels 15% of them as an MLM collator makes them; the same in every call."""
     job, generator = plan.job, torch.Generator().manual_seed(1)
     shortest = job.length // 4 if plan.ragged else job.length
     lengths = torch.randint(shortest, job.length + 1, (job.rows * plan.steps,), generator=generator)
-    return [{"input_ids": torch.randint(1, job.vocabulary, (int(n),), generator=generator)} for n in lengths]
+    rows = []
+    for n in lengths:
+        ids = torch.randint(1, job.vocabulary, (int(n),), generator=generator)
+        masked = torch.rand(int(n), generator=generator) < 0.15
+        rows.append({"input_ids": ids} | ({"labels": ids.masked_fill(~masked, -100)} if labels else {}))
+    return rows
 
 
 def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Pads to the longest row."""
-    ids = [row["input_ids"] for row in rows]
+    padding = {"input_ids": 0, "labels": -100}
     pad = torch.nn.utils.rnn.pad_sequence
-    return {
-        "input_ids": pad(ids, batch_first=True),
-        "attention_mask": pad([torch.ones_like(row) for row in ids], batch_first=True),
-    }
+    batch = {key: pad([row[key] for row in rows], batch_first=True, padding_value=padding[key]) for key in rows[0]}
+    ones = [torch.ones_like(row["input_ids"]) for row in rows]
+    return batch | {"attention_mask": pad(ones, batch_first=True)}
 
 
-def loader(plan: Plan) -> Any:
+def loader(plan: Plan, *, labels: bool = True) -> Any:
     """The same batches, in order, for contenders that take a loader."""
     rows = plan.job.rows // plan.accumulation
-    return torch.utils.data.DataLoader(examples(plan), batch_size=rows, collate_fn=collate)  # type: ignore[arg-type]
+    return torch.utils.data.DataLoader(examples(plan, labels=labels), batch_size=rows, collate_fn=collate)  # type: ignore[arg-type]
 
 
 def products(job: Job) -> Iterator[tuple[int, int, int, int, int]]:

@@ -74,11 +74,11 @@ def step_memory(name: str, plan: Plan) -> int:
 
     def mark() -> None:
         if before:
-            extra.append(_memory(plan.device, peak=True) - before[0])
+            extra.append(memory(plan.device, peak=True) - before[0])
         else:
             gc.collect()
-            _reset_peak(plan.device)
-            before.append(_memory(plan.device, peak=False))
+            reset_peak(plan.device)
+            before.append(memory(plan.device, peak=False))
 
     train(mark)
     return extra[0]
@@ -144,14 +144,16 @@ def split_plan(device: str) -> Plan:
     return Plan(job=SIZES["small"], steps=1, device=device)
 
 
-def _reset_peak(device: str) -> None:
+def reset_peak(device: str) -> None:
+    """From now on `memory(peak=True)` starts anew."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:
         Path("/proc/self/clear_refs").write_text("5")  # sets the peak (VmHWM) to what is resident now
 
 
-def _memory(device: str, *, peak: bool) -> int:
+def memory(device: str, *, peak: bool) -> int:
+    """Bytes held now, or at most since `reset_peak`."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
     field = "VmHWM:" if peak else "VmRSS:"

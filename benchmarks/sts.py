@@ -7,6 +7,7 @@ The score is Spearman's rank correlation between the labels and the cosine of me
 """
 
 import argparse
+import copy
 import gzip
 import json
 import time
@@ -21,6 +22,9 @@ from scipy.stats import spearmanr
 from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding, TrainingArguments, set_seed
 
 from distil_trainer import Alignment, DistillationTrainer, build_student, student_config
+from distil_trainer.facts import cpu_name, now, versions
+
+ROWS = 48  # sentences a step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,9 @@ class Setting:
     learning_rate: float = 1e-3
     dropout: float = 0.0
     layers: str = "bottom"
+    balance_terms: bool = False
+    bf16: bool = False  # teacher in bfloat16, student under autocast
+    alike_in_length: bool = False  # batches of sentences of like length, in random order
 
 
 def _hidden(student: int, teacher: int, loss: str = "mse", weight: float = 1.0) -> Alignment:
@@ -45,11 +52,16 @@ def _attention(student: int, teacher: int, loss: str = "mse", weight: float = 1.
 REFERENCE = (_hidden(2, 5), _attention(3, 6))
 LAST = (_hidden(3, 6), _attention(3, 6))
 LAST_KL = (_hidden(3, 6, weight=10.0), _attention(3, 6, loss="kl"))
+LAST_ROW_MSE = (_hidden(3, 6), _attention(3, 6, loss="row_mse"))
 EVERY_KL = tuple(t for s in (1, 2, 3) for t in (_hidden(s, 2 * s, weight=10.0), _attention(s, 2 * s, loss="kl")))
 SETTINGS = {
     "reference, 400 steps": Setting(alignments=REFERENCE, steps=400, learning_rate=3e-4, dropout=0.1),
     "last block, 400 steps": Setting(alignments=LAST, steps=400, learning_rate=3e-4, dropout=0.1),
+    "last block, 400 steps, lr 1e-3": Setting(alignments=LAST, steps=400),
+    "last block, row mse, 400 steps": Setting(alignments=LAST_ROW_MSE, steps=400),
+    "last block, balanced, 400 steps": Setting(alignments=LAST, steps=400, balance_terms=True),
     "last block, kl, 400 steps": Setting(alignments=LAST_KL, steps=400),
+    "last block, kl, 400 steps, dropout 0.1": Setting(alignments=LAST_KL, steps=400, dropout=0.1),
     "last block, kl": Setting(alignments=LAST_KL),
     "last block, kl, spread": Setting(alignments=LAST_KL, layers="spread"),
     "last block, kl, lr 2e-3": Setting(alignments=LAST_KL, learning_rate=2e-3),
@@ -83,26 +95,36 @@ def score(model: Any, tokenizer: Any, pairs: Sequence[dict[str, Any]]) -> float:
     return float(spearmanr((left * right).sum(-1).numpy(), [pair["label"] for pair in pairs]).statistic)
 
 
-def distil(setting: Setting, sentences: Sequence[str], teacher: Any, tokenizer: Any, seed: int, out: Path) -> Any:
-    """A student trained as `setting` says."""
-    set_seed(seed)
-    config = student_config(
-        teacher.config,
-        num_hidden_layers=3,
-        hidden_dropout_prob=setting.dropout,
-        attention_probs_dropout_prob=setting.dropout,
-    )
-    student = build_student(teacher, config, layers=setting.layers)
+def undistilled(teacher: Any, *, layers: str = "bottom", dropout: float = 0.0) -> Any:
+    """Three blocks of the teacher."""
+    return build_student(teacher, student_config(teacher.config, num_hidden_layers=3), layers=layers, dropout=dropout)
+
+
+def examples(sentences: Sequence[str], tokenizer: Any, setting: Setting, seed: int) -> list[dict[str, Any]]:
+    """The sentences that all steps see, in order."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(sentences), generator=generator)[: setting.steps * 48].tolist()
-    dataset = [dict(tokenizer(sentences[i], truncation=True, max_length=64)) for i in chosen]
+    chosen = torch.randperm(len(sentences), generator=generator)[: setting.steps * ROWS].tolist()
+    rows = [dict(tokenizer(sentences[i], truncation=True, max_length=64)) for i in chosen]
+    if not setting.alike_in_length:
+        return rows
+    rows.sort(key=lambda row: len(row["input_ids"]))
+    order = torch.randperm(len(rows) // ROWS, generator=generator).tolist()
+    return [row for batch in order for row in rows[batch * ROWS : (batch + 1) * ROWS]]
+
+
+def distil(setting: Setting, rows: list[dict[str, Any]], teacher: Any, tokenizer: Any, seed: int, out: Path) -> Any:
+    """A student trained as `setting` says, and the seconds that it trained."""
+    set_seed(seed)
+    student = undistilled(teacher, layers=setting.layers, dropout=setting.dropout)
     args = TrainingArguments(
         str(out),
         max_steps=setting.steps,
-        per_device_train_batch_size=48,
+        per_device_train_batch_size=ROWS,
         learning_rate=setting.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=setting.steps // 10,
+        bf16=setting.bf16,
+        train_sampling_strategy="sequential",  # they are in random order
         logging_steps=50,
         save_strategy="no",
         report_to="none",
@@ -112,14 +134,17 @@ def distil(setting: Setting, sentences: Sequence[str], teacher: Any, tokenizer: 
     trainer = DistillationTrainer(
         model=student,
         args=args,
-        teacher_model=teacher,
+        teacher_model=copy.deepcopy(teacher),
+        teacher_dtype=torch.bfloat16 if setting.bf16 else None,
         alignments=setting.alignments,
-        train_dataset=dataset,
+        balance_terms=setting.balance_terms,
+        train_dataset=rows,
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
     )
+    start = time.perf_counter()
     trainer.train()
-    return trainer.model
+    return trainer.model, time.perf_counter() - start
 
 
 def main() -> None:
@@ -136,22 +161,18 @@ def main() -> None:
     pairs = [json.loads(line) for line in read_lines(arguments.pairs)]
     tokenizer = AutoTokenizer.from_pretrained(get_model_path())
     teacher = AutoModel.from_pretrained(get_model_path())
-    undistilled = build_student(teacher, student_config(teacher.config, num_hidden_layers=3))
-    print(
-        f"teacher      {score(teacher, tokenizer, pairs):.4f}\nundistilled  {score(undistilled, tokenizer, pairs):.4f}"
-    )
+    print(f"teacher      {score(teacher, tokenizer, pairs):.4f}")
+    print(f"undistilled  {score(undistilled(teacher), tokenizer, pairs):.4f}", flush=True)
     rows = []
     for name in arguments.setting or SETTINGS:
         for seed in arguments.seeds:
-            start = time.perf_counter()
-            student = distil(SETTINGS[name], sentences, teacher, tokenizer, seed, arguments.out.with_suffix(".run"))
-            seconds = time.perf_counter() - start
-            rows.append(
-                {"setting": name, "seed": seed, "spearman": score(student, tokenizer, pairs), "seconds": seconds}
-            )
-            rows[-1] |= asdict(SETTINGS[name])
-            print(f"{name:28s} seed {seed}  {rows[-1]['spearman']:.4f}  {seconds:.0f} s", flush=True)
-            arguments.out.write_text(json.dumps(rows, indent=1))
+            data = examples(sentences, tokenizer, SETTINGS[name], seed)
+            student, seconds = distil(SETTINGS[name], data, teacher, tokenizer, seed, arguments.out.with_suffix(".run"))
+            result = {"setting": name, "seed": seed, "spearman": score(student, tokenizer, pairs), "seconds": seconds}
+            rows.append(result | asdict(SETTINGS[name]))
+            print(f"{name:40s} seed {seed}  {result['spearman']:.4f}  {seconds:.0f} s", flush=True)
+            facts = {"date": now(), "cpu": cpu_name(), "threads": torch.get_num_threads(), "versions": versions()}
+            arguments.out.write_text(json.dumps({"rows": rows, **facts}, indent=1))
 
 
 if __name__ == "__main__":

@@ -75,18 +75,20 @@ class LanguageModelHead:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._embedding = model.get_output_embeddings()
+        self._inner = _without_adapters(model)
+        self._embedding = self._inner.get_output_embeddings()
         self._is_plain: bool | None = None
         self._taken: LogitRows | None = None
 
     @property
     def reads_rows_alone(self) -> bool:
         """Whether the model's own loss is a mean over labelled positions, each read by itself."""
-        return getattr(self.model, "loss_type", None) in ("ForMaskedLM", "ForCausalLM")
+        return getattr(self._inner, "loss_type", None) in ("ForMaskedLM", "ForCausalLM")
 
     @staticmethod
     def is_in(model: Any) -> bool:
         """Whether the model is a base model and an output embedding on top of it."""
+        model = _without_adapters(model)
         has_head = hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is not None
         return has_head and getattr(model, "base_model", model) is not model
 
@@ -119,7 +121,7 @@ class LanguageModelHead:
         With `plain` the aligned rows never become logits; what is left for the head are the task's.
         """
         self._rows, self._index, self._taken = rows, rows.all, None
-        hooks = [self.model.base_model.register_forward_hook(self._narrow)]
+        hooks = [self._inner.base_model.register_forward_hook(self._narrow)]
         if plain:
             hooks.append(self._embedding.register_forward_pre_hook(self._take))
         try:
@@ -143,6 +145,11 @@ class LanguageModelHead:
         if self._taken is not None or logits is None:
             return self._taken
         return logits[:, : len(self._rows.aligned)]
+
+
+def _without_adapters(model: Any) -> Any:
+    """The transformers model inside a PEFT model; any other model as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def logits_of(outputs: Any) -> Tensor | None:

@@ -36,6 +36,8 @@ class TeacherSource:
         name: a Hub id, a local path, or `package:` and the name of a Python package that holds a model.
         revision: branch, tag or commit on the Hub.
         model_class: the Auto class to load it with; the student gets the same heads.
+        dtype: what it computes in while it teaches; null takes bfloat16 where the hardware multiplies that natively,
+            else float32. The student is always copied from the weights as they are stored.
         hub_id: the Hub id that the card states, when the teacher is loaded from elsewhere.
         title: what the card calls the teacher; None takes the last part of its id or path.
         base_model: the Hub id of the model that the teacher was fine-tuned from, for the card.
@@ -52,6 +54,7 @@ class TeacherSource:
         "AutoModelForSequenceClassification",
         "AutoModelForTokenClassification",
     ] = "AutoModel"
+    dtype: Literal["float32", "bfloat16"] | None = None
     hub_id: str | None = None
     title: str | None = None
     base_model: str | None = None
@@ -143,6 +146,7 @@ class DistillRecipe:
         method: a published method by name (`distil_trainer.methods`); else give `alignments`.
         alignments: what is compared, each with the fields of `distil_trainer.Alignment`; else give `method`.
         task_weight: weight of the student's own loss on labels.
+        balance_terms: give all terms gradients of the same norm (`distil_trainer.DistillationTrainer`).
         training: `transformers.TrainingArguments`, as they are called there.
         resume: go on from the newest checkpoint in `output_dir`, if there is one.
     """
@@ -154,6 +158,7 @@ class DistillRecipe:
     method: str | None = None
     alignments: tuple[Alignment, ...] = ()
     task_weight: float = 0.0
+    balance_terms: bool = False
     training: dict[str, Any] = field(default_factory=dict)
     resume: bool = False
 

@@ -184,6 +184,8 @@ class Record(CheckedFields):
         student, teacher, provenance: the two models, and how the first came from the second.
         method: name of the published recipe, a function of `methods`; None for alignments of one's own.
         alignments, task_weight: the terms of the loss, and the weight of the student's own loss on labels.
+        balanced: whether the terms were given gradients of the same norm.
+        teacher_dtype: what the teacher computed in, as torch calls it.
         never_trained: parameter name -> its share of the student's parameters. Empty: all were trained.
         data, evaluations: what it learned from, and how good the models are.
         hyperparameters: those that differ from the default of `TrainingArguments`.
@@ -202,6 +204,8 @@ class Record(CheckedFields):
     method: str | None = None
     alignments: tuple[AlignmentFacts, ...] = ()
     task_weight: float | None = None
+    balanced: bool | None = None
+    teacher_dtype: str | None = None
     never_trained: dict[str, float] | None = None
     data: tuple[DataFacts, ...] = ()
     hyperparameters: dict[str, Any] = field(default_factory=dict)

@@ -53,6 +53,8 @@ def record_run(
         method=method,
         alignments=alignment_facts(trainer.alignments),
         task_weight=trainer.task_weight,
+        balanced=trainer.balance_terms or None,
+        teacher_dtype=str(trainer.teacher.model.dtype).removeprefix("torch.") if trainer.teacher is not None else None,
         never_trained=_never_trained(trainer),
         data=tuple(data),
         hyperparameters=changed_arguments(trainer.args),

@@ -82,6 +82,7 @@ class DistillationTrainer(Trainer):
         if isinstance(task_weight, bool) or not isinstance(task_weight, int | float) or not 0 <= task_weight < inf:
             raise TrainingSetupError(f"task_weight should be a number from 0; got {task_weight!r}.")
         self.task_weight = float(task_weight)
+        self.balance_terms = balance_terms
         self._weights = {alignment.name: alignment.weight for alignment in self.alignments} | {"task": self.task_weight}
         super().__init__(model, args, **kwargs)
         adds_means = len(self.label_names) > 1 and "labels" in self.label_names and self.compute_loss_func is None

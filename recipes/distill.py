@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from datasets import Dataset
 from transformers import DataCollatorForLanguageModeling, DataCollatorWithPadding, TrainingArguments
@@ -20,6 +21,7 @@ from distil_trainer.page import write_page
 from distil_trainer.recipe import DistillRecipe, TeacherSource, TextData, load_recipe, model_path
 from distil_trainer.record import DataFacts
 from distil_trainer.run_record import record_run
+from distil_trainer.teacher import fast_dtype
 
 
 def main(path: str, overrides: list[str]) -> None:
@@ -57,8 +59,10 @@ def main(path: str, overrides: list[str]) -> None:
         model=student,
         args=args,
         teacher_model=teacher,
+        teacher_dtype=getattr(torch, recipe.teacher.dtype) if recipe.teacher.dtype else fast_dtype(args.device),
         alignments=alignments,
         task_weight=recipe.task_weight,
+        balance_terms=recipe.balance_terms,
         train_dataset=train,
         eval_dataset=evaluation,
         data_collator=collator,

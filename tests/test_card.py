@@ -24,6 +24,7 @@ from transformers import (
 from distil_trainer.card import render_card
 from distil_trainer.errors import RecordError
 from distil_trainer.facts import model_facts
+from distil_trainer.losses import LOSSES
 from distil_trainer.markdown import escape_markdown
 from distil_trainer.record import Evaluation, Record
 
@@ -81,6 +82,8 @@ def distilled(**changes):
              "positions": "labels"},
         ],
         "task_weight": 0,
+        "balanced": True,
+        "teacher_dtype": "bfloat16",
         "never_trained": {"cls.bias": 0.01},
         "data": [
             {"name": "Gigaword", "role": "train", "url": "https://example.org/g w", "license": "cc-by-4.0",
@@ -238,6 +241,8 @@ The loss is the sum of these terms, each multiplied by its weight and averaged o
 | `attention_probs_s3_t6` | block 3 | attention probabilities | block 6 | `kl`: mean over heads of KL(T ‖ S), over tokens | 1.0 |
 | `logits` | output | logits | output | `kl`: τ² KL(softmax(T/τ) ‖ softmax(S/τ)), τ = 2.0, at labelled positions | 0.5 |
 
+Besides its weight each term has a factor, measured as the run goes, that gives all of them gradients of one norm.
+The teacher computed in `bfloat16`.
 Labels are not used.
 
 These parameters got no gradient: `cls.bias`.
@@ -317,6 +322,13 @@ def test_the_whole_card():
     pattern = ".*".join(map(re.escape, WHOLE_CARD.split("<ANY>")))
     card = render_card(distilled(), tuned(), picture="loss_curves.png")
     assert re.fullmatch(pattern, card), card
+
+
+@pytest.mark.parametrize(("feature", "loss"), [(feature, loss) for feature in LOSSES for loss in LOSSES[feature]])
+def test_every_loss_has_its_formula(feature, loss):
+    layers = {} if feature == "logits" else BLOCKS
+    card = render_card(distilled(alignments=[{"name": "x", "feature": feature, "loss": loss, **layers}]))
+    assert f"| `{loss}`: " in card
 
 
 def test_the_same_records_give_the_same_card(tmp_path):

@@ -40,6 +40,8 @@ def full_record(**changes):
         "method": "lightmbert",
         "alignments": [{"name": "logits", "feature": "logits", "loss": "kl", "temperature": 2}],
         "task_weight": 0,
+        "balanced": True,
+        "teacher_dtype": "bfloat16",
         "never_trained": {"cls.bias": 0.01},
         "data": [{"name": "Åäö", "role": "train", "hub_id": "me/text", "language": ("sv",), "tokens": 5}],
         "hyperparameters": {"learning_rate": np.float32(0.5), "list": [1, (2, None)], "nested": {"a": True}},

@@ -33,6 +33,7 @@ def test_a_record_holds_the_facts_of_the_run(trainer):
     assert record.provenance.frozen == ("embeddings",)
     assert [term.name for term in record.alignments] == ["hidden_states_s2_t4", "attention_probs_s2_t4"]
     assert record.hyperparameters["learning_rate"] == 2e-3
+    assert (record.balanced, record.teacher_dtype) == (None, "float32")
     assert record.steps == 3
     assert record.tokens == sum(len(example["input_ids"]) for example in ragged_examples(24))
     assert len(record.loss_curve["loss/hidden_states_s2_t4"]) == 3
