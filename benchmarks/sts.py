@@ -54,14 +54,17 @@ LAST = (_hidden(3, 6), _attention(3, 6))
 LAST_KL = (_hidden(3, 6, weight=10.0), _attention(3, 6, loss="kl"))
 LAST_ROW_MSE = (_hidden(3, 6), _attention(3, 6, loss="row_mse"))
 EVERY_KL = tuple(t for s in (1, 2, 3) for t in (_hidden(s, 2 * s, weight=10.0), _attention(s, 2 * s, loss="kl")))
+_FAST: dict[str, Any] = {"steps": 200, "bf16": True, "alike_in_length": True}
 SETTINGS = {
     "reference, 400 steps": Setting(alignments=REFERENCE, steps=400, learning_rate=3e-4, dropout=0.1),
     "last block, 400 steps": Setting(alignments=LAST, steps=400, learning_rate=3e-4, dropout=0.1),
-    "last block, 400 steps, lr 1e-3": Setting(alignments=LAST, steps=400),
-    "last block, row mse, 400 steps": Setting(alignments=LAST_ROW_MSE, steps=400),
-    "last block, balanced, 400 steps": Setting(alignments=LAST, steps=400, balance_terms=True),
     "last block, kl, 400 steps": Setting(alignments=LAST_KL, steps=400),
-    "last block, kl, 400 steps, dropout 0.1": Setting(alignments=LAST_KL, steps=400, dropout=0.1),
+    "mse, 200 steps": Setting(alignments=LAST, **_FAST),
+    "mse, dropout 0.1, 200 steps": Setting(alignments=LAST, **_FAST, dropout=0.1),
+    "row mse, 200 steps": Setting(alignments=LAST_ROW_MSE, **_FAST),
+    "mse, balanced, 200 steps": Setting(alignments=LAST, **_FAST, balance_terms=True),
+    "10 x hidden, kl, 200 steps": Setting(alignments=LAST_KL, **_FAST),
+    "10 x hidden, kl, dropout 0.1, 200 steps": Setting(alignments=LAST_KL, **_FAST, dropout=0.1),
     "last block, kl": Setting(alignments=LAST_KL),
     "last block, kl, spread": Setting(alignments=LAST_KL, layers="spread"),
     "last block, kl, lr 2e-3": Setting(alignments=LAST_KL, learning_rate=2e-3),
@@ -124,6 +127,7 @@ def distil(setting: Setting, rows: list[dict[str, Any]], teacher: Any, tokenizer
         lr_scheduler_type="linear",
         warmup_steps=setting.steps // 10,
         bf16=setting.bf16,
+        use_cpu=not torch.cuda.is_available(),
         train_sampling_strategy="sequential",  # they are in random order
         logging_steps=50,
         save_strategy="no",
