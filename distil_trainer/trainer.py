@@ -56,9 +56,9 @@ class DistillationTrainer(Trainer):
         unreached: parameters of the student that no loss reaches, by name; frozen while `train` runs.
 
     Overrides of `Trainer`: `train` (checks), `create_optimizer` (leaves out what no loss reaches), `compute_loss`,
-    `_get_num_items_in_batch` (counts positions),
-    `prediction_step` and `evaluation_loop` (exact averages of every term), `log` (adds the terms),
-    `_set_signature_columns_if_needed` (keeps what either model reads), `create_model_card`.
+    `_get_num_items_in_batch` (counts positions), `prediction_step` and `evaluation_loop`
+    (exact averages of every term), `log` (adds the terms), `_set_signature_columns_if_needed` (keeps what either model
+    reads), `create_model_card`.
     """
 
     model: Any  # the student: always the module itself, also where accelerate runs a wrapper of it
@@ -154,8 +154,10 @@ class DistillationTrainer(Trainer):
             self._release_unreached()
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
-        """As `Trainer.create_optimizer`, for the parameters that some loss can reach; the others are frozen, so that
-        they are neither decayed nor waited for by DDP, until training ends.
+        """As `Trainer.create_optimizer`, for the parameters that some loss can reach.
+
+        The others are frozen until training ends: they are neither decayed nor waited for by DDP, which then need not
+        look for unused ones (it still does if `ddp_find_unused_parameters` says so, as layer drop needs).
         """
         if self.teacher is not None and model is None and not self.unreached:
             self._freeze_unreached()
@@ -256,7 +258,10 @@ class DistillationTrainer(Trainer):
         if student is None or (logits and (self.teacher is None or self.teacher.reader.head is None)):
             return None
         own_loss_reads_rows = (
-            student.reads_rows_alone and self.compute_loss_func is None and self.label_smoother is None
+            student.reads_rows_alone
+            and self.compute_loss_func is None
+            and self.label_smoother is None
+            and inputs.get("labels") is not None
         )
         if self.task_weight and not own_loss_reads_rows:
             return None
