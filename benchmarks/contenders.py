@@ -34,6 +34,7 @@ class Contender:
         needs: the module that must be importable.
         bf16: computes in bfloat16 on the CPU too; on a GPU all do.
         same_as: a contender that is the same thing on a GPU, where this one is left out.
+        on_request: takes part only if it is named.
     """
 
     build: Callable[[Plan], Built]
@@ -41,6 +42,7 @@ class Contender:
     needs: str = "distil_trainer"
     bf16: bool = False
     same_as: str | None = None
+    on_request: bool = False
 
     @property
     def available(self) -> bool:
@@ -48,7 +50,7 @@ class Contender:
         return find_spec(self.needs) is not None
 
 
-def ours(plan: Plan, *, dropout: float, bf16: bool) -> Built:
+def ours(plan: Plan, *, dropout: float, bf16: bool, compiled: bool = False) -> Built:
     """`DistillationTrainer`, the models with their heads, sdpa attention."""
     teacher, student = models(plan, dropout=dropout, attention="sdpa")
     bf16 = bf16 or plan.device == "cuda"
@@ -57,7 +59,7 @@ def ours(plan: Plan, *, dropout: float, bf16: bool) -> Built:
         with tempfile.TemporaryDirectory() as folder:
             trainer = DistillationTrainer(
                 model=student,
-                args=TrainingArguments(folder, bf16=bf16, **_arguments(plan)),
+                args=TrainingArguments(folder, bf16=bf16, torch_compile=compiled, **_arguments(plan)),
                 teacher_model=teacher,
                 teacher_dtype=torch.bfloat16 if bf16 else None,
                 alignments=alignments(plan),
@@ -284,6 +286,9 @@ CONTENDERS = {
     "ours": Contender(build=partial(ours, dropout=0.0, bf16=False), title="ours, dropout 0"),
     "ours-bf16": Contender(
         build=partial(ours, dropout=0.0, bf16=True), title="ours, dropout 0", bf16=True, same_as="ours"
+    ),
+    "ours-compiled": Contender(
+        build=partial(ours, dropout=0.0, bf16=False, compiled=True), title="ours, torch.compile", on_request=True
     ),
     BOUND: Contender(build=matrix_products, title="matrix products only"),
 }

@@ -115,7 +115,7 @@ def choose(names: Sequence[str] | None, device: str) -> list[str]:
     """The contenders that can run here, in the order of the table; what is left out is printed."""
     chosen = []
     for name, contender in CONTENDERS.items():
-        if names and name not in names:
+        if name not in names if names else contender.on_request:
             continue
         if device == "cuda" and contender.same_as is not None:
             print(f"{name}: left out, because on a GPU it is the same as {contender.same_as}")
