@@ -6,13 +6,13 @@ only that row, and forms the gradient in the same pass. What is held besides a t
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distil_trainer.losses._common import SumCount, check_mask, working_dtype
+from distil_trainer.losses._common import SumCount, check_mask, with_gradient, working_dtype
 
 TILE = 2**22
 """How many scores of one model are held at once: 16 MiB of float32. Less is slower in a large batch, whose tiles become
@@ -105,9 +105,8 @@ def scores_mse(student: Heads, teacher: Heads, mask: Tensor) -> SumCount:
 
     Source: TinyBERT (arXiv 1909.10351) section 3, attention based distillation.
     """
-    _check(student, teacher, mask)
     if _same_keys_for_all(student) and _same_keys_for_all(teacher):
-        total = _with_gradient(_closed_scores, student, teacher, mask)
+        total = _in_one_pass(_closed_scores, student, teacher, mask)
     else:
         total = _tiled(_squared_scores, student, teacher, mask)
     return total, _pairs(mask).to(total.dtype)
@@ -155,25 +154,12 @@ def _squared_scores(student: Tensor, teacher: Tensor, read: Tensor, teacher_read
     return torch.linalg.vector_norm(difference, dim=-1).square(), difference.mul_(2) if gradient else None
 
 
-class _InOnePass(torch.autograd.Function):
-    """The total of `work`, which computes the gradients together with it, so that nothing else is kept."""
+def _in_one_pass(work: Callable[..., tuple[Tensor, ...]], student: Heads, teacher: Heads, mask: Tensor) -> Tensor:
+    """The mean over heads of what `work` sums, in the working dtype.
 
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, work: Callable[..., tuple[Tensor, ...]]) -> Tensor:
-        with torch.autocast(query.device.type, enabled=False):
-            total, *gradients = work(query, key, any(ctx.needs_input_grad))
-        ctx.save_for_backward(*gradients)
-        return total
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:
-        query, key = ctx.saved_tensors
-        return query * grad_output, key * grad_output, None
-
-
-def _with_gradient(work: Callable[..., tuple[Tensor, ...]], student: Heads, teacher: Heads, mask: Tensor) -> Tensor:
-    """The mean over heads of what `work` sums, in the working dtype; `work` gets zeros for whatever is padded."""
+    `work` gets zeros for whatever is padded, and computes the gradients together with the sum: nothing else is kept.
+    """
+    _check(student, teacher, mask)
     dtype = working_dtype(student.query, student.key, teacher.query, teacher.key)
     padding = ~mask[:, None, :, None]
 
@@ -184,19 +170,17 @@ def _with_gradient(work: Callable[..., tuple[Tensor, ...]], student: Heads, teac
         return heads._replace(query=query * heads.scaling, key=key, scaling=1.0, visible=_narrowed(heads.visible))
 
     student = prepare(student)
-    teacher = prepare(teacher._replace(query=teacher.query.detach(), key=teacher.key.detach()))
-
-    def one_pass(query: Tensor, key: Tensor, gradient: bool) -> tuple[Tensor, ...]:
-        return work(student._replace(query=query, key=key), teacher, mask, gradient)
-
-    total: Tensor = _InOnePass.apply(student.query, student.key, one_pass)
+    gradient = student.query.requires_grad or student.key.requires_grad
+    with torch.no_grad(), torch.autocast(mask.device.type, enabled=False):
+        total, *gradients = work(student, prepare(teacher), mask, gradient)
+    for tensor, known in zip((student.query, student.key), gradients, strict=False):
+        total = with_gradient(total, tensor, known)
     return total / student.query.size(1)
 
 
 def _tiled(rule: _Rule, student: Heads, teacher: Heads, mask: Tensor) -> Tensor:
     """The mean over heads of what `rule` sums over the attended queries that see a key in both models."""
-    _check(student, teacher, mask)
-    return _with_gradient(partial(_walk, rule), student, teacher, mask)
+    return _in_one_pass(partial(_walk, rule), student, teacher, mask)
 
 
 def _walk(rule: _Rule, student: Heads, teacher: Heads, mask: Tensor, gradient: bool) -> tuple[Tensor, ...]:
