@@ -31,12 +31,14 @@ class GradientBalance(TrainerCallback):
     with the checkpoint.
 
     Args:
+        layer: the hidden states that all terms depend on; see `shared_layer`.
         reduce: sums a tensor over the processes.
 
     Source: GradNorm (arXiv 1711.02257) equalises the same norms by learning the weights; here they follow directly.
     """
 
-    def __init__(self, reduce: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, layer: int, reduce: Callable[[Tensor], Tensor]) -> None:
+        self.layer = layer
         self._reduce = reduce
         self._squares: dict[str, Tensor] = {}  # of the current step
         self._means: dict[str, float] = {}

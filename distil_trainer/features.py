@@ -10,7 +10,7 @@ and a language model's head runs on the wanted rows only (`head.py`).
 """
 
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,6 +95,10 @@ class FeatureReader:
         self._keep_hidden_states = {layer: self._hook_for(layer) for layer in self._hidden_layers}
         self._features = Features()
         self._ends_early = False
+
+    def leaves_logits(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether the wanted logits may be left as `LogitRows`: what `reading` calls `plain`."""
+        return self._reads_logits and self.head is not None and self.head.is_plain(inputs)
 
     @contextmanager
     def reading(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from distil_trainer.losses import LogitRows
+from distil_trainer.probe import first_example, in_eval_mode
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class LanguageModelHead:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._inner = _without_adapters(model)
+        self._inner = without_adapters(model)
         self._embedding = self._inner.get_output_embeddings()
         self._is_plain: bool | None = None
         self._taken: LogitRows | None = None
@@ -88,7 +89,7 @@ class LanguageModelHead:
     @staticmethod
     def is_in(model: Any) -> bool:
         """Whether the model is a base model and an output embedding on top of it."""
-        model = _without_adapters(model)
+        model = without_adapters(model)
         has_head = hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is not None
         return has_head and getattr(model, "base_model", model) is not model
 
@@ -104,14 +105,9 @@ class LanguageModelHead:
     @torch.no_grad()
     def _gives_its_own_product(self, inputs: Mapping[str, Any]) -> bool:
         products: list[Tensor] = []
-        was_training = self.model.training
-        self.model.eval()
         hook = self._embedding.register_forward_hook(lambda module, args, output: products.append(output))
-        try:
-            logits = logits_of(self.model(**{k: v[:1] if isinstance(v, Tensor) else v for k, v in inputs.items()}))
-        finally:
-            hook.remove()
-            self.model.train(was_training)
+        with hook, in_eval_mode(self.model):
+            logits = logits_of(self.model(**first_example(inputs)))
         return logits is not None and len(products) == 1 and torch.equal(logits.float(), products[0].float())
 
     @contextmanager
@@ -147,7 +143,7 @@ class LanguageModelHead:
         return logits[:, : len(self._rows.aligned)]
 
 
-def _without_adapters(model: Any) -> Any:
+def without_adapters(model: Any) -> Any:
     """The transformers model inside a PEFT model; any other model as it is."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 

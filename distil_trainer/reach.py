@@ -1,11 +1,5 @@
 """Which parameters a loss can reach: the others would only cost time, memory and communication."""
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 
@@ -27,15 +21,3 @@ def unreached_parameters(loss: Tensor, model: nn.Module) -> dict[str, nn.Paramet
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and id(parameter) not in reached
     }
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Whatever is drawn inside, the random numbers after it are those that would have come without it."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

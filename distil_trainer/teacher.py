@@ -11,7 +11,7 @@ from transformers import AutoModel, PreTrainedModel
 from distil_trainer.alignment import Alignment
 from distil_trainer.errors import TrainingSetupError
 from distil_trainer.features import FeatureReader, Features
-from distil_trainer.head import HeadRows
+from distil_trainer.head import HeadRows, without_adapters
 
 
 def load_teacher(name: str, *, like: nn.Module, alignments: Sequence[Alignment], dtype: torch.dtype) -> PreTrainedModel:
@@ -52,8 +52,7 @@ def reader_for(model: Any, alignments: Sequence[Alignment], *, role: str, also: 
 
 def forward_columns(model: Any) -> list[str]:
     """The named arguments of the model's forward (of the model inside, for a PEFT model)."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return list(inspect.signature(inner.forward).parameters)
+    return list(inspect.signature(without_adapters(model).forward).parameters)
 
 
 class Teacher:
@@ -99,7 +98,7 @@ class Teacher:
         inputs = {k: v for k, v in inputs.items() if k in self.columns and k != "labels"}
         if rows is not None:
             rows = HeadRows(aligned=rows.aligned, task=rows.aligned[:0])
-        plain = rows is not None and self.reader.head is not None and self.reader.head.is_plain(inputs)
+        plain = rows is not None and self.reader.leaves_logits(inputs)
         with self.reader.reading(ends_early=not self._reads_logits, rows=rows, plain=plain) as features:
             self._forward(**inputs)
         return features

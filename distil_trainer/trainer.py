@@ -19,7 +19,8 @@ from distil_trainer.head import HeadRows
 from distil_trainer.meter import Meter
 from distil_trainer.page import write_page
 from distil_trainer.positions import UNITS, count_positions
-from distil_trainer.reach import random_state_kept, unreached_parameters
+from distil_trainer.probe import first_example, in_eval_mode, random_state_kept
+from distil_trainer.reach import unreached_parameters
 from distil_trainer.run_record import record_run
 from distil_trainer.teacher import Teacher, fast_dtype, forward_columns, load_teacher, reader_for, reads_logits
 from distil_trainer.terms import Term, compute_term, logit_mask
@@ -124,7 +125,8 @@ class DistillationTrainer(Trainer):
                 compile_options=options if self.args.torch_compile else None,
             )
             if balance_terms:
-                self._balance = GradientBalance(self._sum_over_processes)
+                layer = shared_layer(self.alignments, depth=self.model.config.num_hidden_layers)
+                self._balance = GradientBalance(layer, self._sum_over_processes)
                 self.add_callback(self._balance)
             self._student_reader()
             self.loss_is_scaled_for_ga = True
@@ -173,12 +175,8 @@ class DistillationTrainer(Trainer):
             loader = self.get_train_dataloader()
             # not accelerate's own iterator: it would put itself down as the one that training is in
             batch = next(iter(getattr(loader, "base_dataloader", loader)))
-        example = {k: v[:1] if isinstance(v, Tensor) else v for k, v in batch.items()}
-        was_training = self.model.training
-        self.model.eval()  # layer drop would hide blocks
-        with torch.compiler.set_stance("force_eager"):
-            loss = self.compute_loss(self.model, self._prepare_inputs(example))
-        self.model.train(was_training)
+        with in_eval_mode(self.model), torch.compiler.set_stance("force_eager"):  # layer drop would hide blocks
+            loss = self.compute_loss(self.model, self._prepare_inputs(first_example(batch)))
         found = unreached_parameters(loss, self.model)
         flags = torch.tensor([float(name in found) for name, _ in self.model.named_parameters()])
         everywhere = self._sum_over_processes(flags) == self.accelerator.num_processes
@@ -215,16 +213,14 @@ class DistillationTrainer(Trainer):
         """
         if self.teacher is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        step_counts = num_items_in_batch
-        if step_counts is None:
-            step_counts = count_positions([inputs], shifts_labels=self._loss_shifts_labels)
+        step_counts = self._count([inputs]) if num_items_in_batch is None else num_items_in_batch
         rows = None if return_outputs else self._head_rows(inputs)
         teacher = self.teacher(inputs, rows)
         student, outputs, task_loss = self._student_forward(model, inputs, rows, whole=return_outputs)
         with self.accelerator.autocast():
             terms = {a.name: compute_term(a, student, teacher, inputs) for a in self.alignments}
         if task_loss is not None:
-            count = count_positions([inputs], shifts_labels=self._loss_shifts_labels)[UNITS.index("task")]
+            count = (step_counts if num_items_in_batch is None else self._count([inputs]))[UNITS.index("task")]
             total = torch.where(count > 0, task_loss * count, 0.0)  # the mean over no label is NaN
             terms["task"] = Term(total, count, "task")
         loss = self._weighted_sum(terms, step_counts, student)
@@ -247,8 +243,7 @@ class DistillationTrainer(Trainer):
                 name, processes * share, torch.tensor(1 / self.current_gradient_accumulation_steps)
             )
             if self._balance is not None:
-                shared = shared_layer(self.alignments, depth=self.model.config.num_hidden_layers)
-                self._balance.observe(name, share, student.hidden_states[shared])
+                self._balance.observe(name, share, student.hidden_states[self._balance.layer])
         return loss
 
     def _head_rows(self, inputs: Mapping[str, Any]) -> HeadRows | None:
@@ -278,11 +273,10 @@ class DistillationTrainer(Trainer):
     ) -> tuple[Features, Any, Tensor | None]:
         """Features and outputs of the student, and the mean of its own loss over this batch if it has a weight."""
         reader = self._student_reader()
-        aligns_logits = reads_logits(self.alignments)
-        reads_outputs = whole or aligns_logits or bool(self.task_weight)
+        reads_outputs = whole or reads_logits(self.alignments) or bool(self.task_weight)
         unwanted = () if self.task_weight else (*self.label_names, "labels")
         inputs = {k: v for k, v in inputs.items() if k in self._student_columns and k not in unwanted}
-        plain = aligns_logits and rows is not None and reader.head is not None and reader.head.is_plain(inputs)
+        plain = rows is not None and reader.leaves_logits(inputs)
         if rows is not None and rows.labels is not None:
             inputs["labels"] = rows.labels_for(plain=plain)
         task_loss = None
@@ -296,9 +290,7 @@ class DistillationTrainer(Trainer):
 
     def _student_reader(self) -> FeatureReader:
         if self._reader is None or self._reader.model is not self.model:  # made anew by model_init
-            also = []
-            if self._balance is not None:
-                also.append(shared_layer(self.alignments, depth=self.model.config.num_hidden_layers))
+            also = () if self._balance is None else (self._balance.layer,)
             self._reader = reader_for(self.model, self.alignments, role="student", also=also)
             self._student_columns = forward_columns(self.model)
         return self._reader
@@ -307,8 +299,10 @@ class DistillationTrainer(Trainer):
         """The counts of a whole optimizer step over all processes: int64 [len(UNITS)]."""
         if self.teacher is None or not batch_samples:
             return super()._get_num_items_in_batch(batch_samples, device)
-        counts = count_positions(batch_samples, shifts_labels=self._loss_shifts_labels).to(device)
-        return self._sum_over_processes(counts)
+        return self._sum_over_processes(self._count(batch_samples).to(device))
+
+    def _count(self, batches: Sequence[Mapping[str, Any]]) -> Tensor:
+        return count_positions(batches, shifts_labels=self._loss_shifts_labels)
 
     def prediction_step(
         self,

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from distil_trainer.reach import random_state_kept, unreached_parameters
+from distil_trainer.probe import random_state_kept
+from distil_trainer.reach import unreached_parameters
 
 
 def test_parameters_that_no_gradient_arrives_at():
