@@ -72,41 +72,71 @@ def ours(plan: Plan, *, dropout: float, bf16: bool, compiled: bool = False) -> B
     return student, train
 
 
+TEXTBREWER_OUTPUTS = {"output_hidden_states": True, "output_attentions": True, "return_dict": True}
+
+
+def general_distiller(
+    teacher: Any,
+    student: Any,
+    *,
+    layers: tuple[int, int],
+    reads_mask: bool,
+    folder: str,
+    device: str = "cpu",
+    accumulation: int = 1,
+) -> Any:
+    """TextBrewer's GeneralDistiller: hidden states and attention probabilities of one pair of layers, mse, weights 1.
+
+    Args:
+        teacher: with eager attention, without which TextBrewer gets no attention.
+        student: likewise.
+        layers: of teacher and student. It counts hidden states from the embeddings and attention from the first block,
+            so one number is the output of block k and the attention of block k + 1.
+        reads_mask: whether padding is left out.
+        folder: where it may write.
+        device: "cpu" or "cuda".
+        accumulation: micro-batches a step.
+    """
+    from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
+
+    def adapt(batch: dict[str, torch.Tensor], outputs: Any) -> dict[str, Any]:
+        features = {"hidden": outputs.hidden_states, "attention": outputs.attentions}
+        return features | ({"inputs_mask": batch["attention_mask"]} if reads_mask else {})
+
+    matches = [
+        {"layer_T": layers[0], "layer_S": layers[1], "feature": feature, "loss": f"{feature}_mse", "weight": 1}
+        for feature in ("hidden", "attention")
+    ]
+    training = TrainingConfig(
+        gradient_accumulation_steps=accumulation, ckpt_steps=10**6, log_dir=None, output_dir=folder, device=device
+    )
+    config = DistillationConfig(hard_label_weight=0, kd_loss_weight=0, intermediate_matches=matches)
+    return GeneralDistiller(training, config, teacher, student, adapt, adapt)
+
+
 def textbrewer(plan: Plan, *, dropout: float, tuned: bool) -> Built:
     """TextBrewer's GeneralDistiller: eager attention, without which it gets no attention, and outputs of all layers.
 
     As published: MLM heads, dropout, no mask. Tuned: base models, no dropout, and the mask.
     """
-    from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
-
     job = plan.job
     teacher, student = models(plan, dropout=dropout, attention="eager")
     if tuned:
         teacher, student = teacher.base_model, student.base_model
     batches = loader(plan, labels=not tuned)  # base models take none
-
-    def adapt(batch: dict[str, torch.Tensor], outputs: Any) -> dict[str, Any]:
-        features = {"hidden": outputs.hidden_states, "attention": outputs.attentions}
-        return features | ({"inputs_mask": batch["attention_mask"]} if tuned else {})
-
-    # It counts hidden states from the embeddings, attention from the first block: both pairs have these numbers.
-    layers = {"layer_T": job.teacher_layers - 1, "layer_S": job.student_layers - 1}
-    matches = [
-        {**layers, "feature": "hidden", "loss": "hidden_mse", "weight": 1},
-        {**layers, "feature": "attention", "loss": "attention_mse", "weight": 1},
-    ]
+    layers = job.teacher_layers - 1, job.student_layers - 1
 
     def train(mark: Mark) -> None:
         with tempfile.TemporaryDirectory() as folder, _autocast(plan):
-            training = TrainingConfig(
-                gradient_accumulation_steps=plan.accumulation,
-                ckpt_steps=10**6,
-                log_dir=None,
-                output_dir=folder,
+            distiller = general_distiller(
+                teacher,
+                student,
+                layers=layers,
+                reads_mask=tuned,
+                folder=folder,
                 device=plan.device,
+                accumulation=plan.accumulation,
             )
-            config = DistillationConfig(hard_label_weight=0, kd_loss_weight=0, intermediate_matches=matches)
-            distiller = GeneralDistiller(training, config, teacher, student, adapt, adapt)
             optimizer = _optimizer(plan, student)
             clear = optimizer.zero_grad
 
@@ -120,9 +150,7 @@ def textbrewer(plan: Plan, *, dropout: float, tuned: bool) -> Built:
                     optimizer,
                     batches,
                     num_steps=plan.steps,
-                    output_hidden_states=True,
-                    output_attentions=True,
-                    return_dict=True,
+                    **TEXTBREWER_OUTPUTS,
                 )
 
     return student, train

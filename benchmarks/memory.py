@@ -8,7 +8,6 @@ four times the point at half its length, is left out, and said so.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import measure
 from contenders import CONTENDERS
 from job import Job, Plan
-from peers import facts
+from saving import save
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096)
 CURVES = {
@@ -81,8 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shown = (f"{p['bytes'] / 2**20:,.0f}" if "bytes" in p else f"left out: {p['left_out']}" for p in points)
         print(f"| {title} | " + " | ".join(shown) + " |", flush=True)
         curves[title] = points
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"curves": curves, **facts(options.device)}, indent=1) + "\n")
+    save(options.out, {"curves": curves}, device=options.device)
 
 
 if __name__ == "__main__":

@@ -7,21 +7,16 @@ whose package is missing is left out, and said so.
 """
 
 import argparse
-import json
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import measure
-import torch
 from contenders import BOUND, CONTENDERS, PUBLISHED
 from job import SIZES, Plan, needed_flops
-
-from distil_trainer.facts import cpu_name, now, versions
+from saving import save
 
 ROUNDS_AND_STEPS = {"tiny": (1, 1), "small": (3, 8), "reference": (2, 3)}
 HEAD = (
@@ -99,18 +94,6 @@ def table(found: dict[str, dict[str, Any]], plan: Plan) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def facts(device: str) -> dict[str, Any]:
-    """Date, machine and versions."""
-    found = versions()
-    for package in ("textbrewer", "nvidia-modelopt", "bertdistiller"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    gpu = {"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}
-    return {"date": now(), "cpu": cpu_name(), "cores": os.cpu_count(), **gpu, "versions": found}
-
-
 def choose(names: Sequence[str] | None, device: str) -> list[str]:
     """The contenders that can run here, in the order of the table; what is left out is printed."""
     chosen = []
@@ -167,10 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "contenders": found,
         "times_as_fast_as_published": {name: ratios(found, PUBLISHED, name) for name in found},
         "times_the_matrix_products": {name: ratios(found, name, BOUND) for name in found},
-        **facts(options.device),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(saved, indent=1) + "\n")
+    save(options.out, saved, device=options.device)
 
 
 if __name__ == "__main__":

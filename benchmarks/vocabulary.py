@@ -8,7 +8,6 @@ Each figure comes from a process of its own (Linux, CPU).
 """
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 import measure
 import torch
-from peers import facts
+from saving import save
 
 from distil_trainer.losses import LOSSES, LogitRows
 
@@ -78,8 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 row = [loss, "trained" if trains_weight else "frozen", "whole logits" if whole else "in chunks"]
                 row += [f"{found['seconds']:.1f}", f"{found['bytes'] / 2**20:,.0f}"]
                 print("| " + " | ".join([*row, f"{found['share_of_full_logits']:.1%}"]) + " |", flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"rows": results, "N": options.rows, **facts("cpu")}, indent=1) + "\n")
+    save(options.out, {"rows": results, "N": options.rows})
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ class LanguageModelHead:
 
         With `plain` the aligned rows never become logits; what is left for the head are the task's.
         """
-        self._rows, self._index, self._taken = rows, rows.all, None
+        self._rows, self._taken = rows, None
         hooks = [self._inner.base_model.register_forward_hook(self._narrow)]
         if plain:
             hooks.append(self._embedding.register_forward_pre_hook(self._take))
@@ -127,7 +127,7 @@ class LanguageModelHead:
                 hook.remove()
 
     def _narrow(self, base_model: nn.Module, args: Any, output: Any) -> Any:
-        output["last_hidden_state"] = output["last_hidden_state"].flatten(0, 1)[self._index].unsqueeze(0)
+        output["last_hidden_state"] = output["last_hidden_state"].flatten(0, 1)[self._rows.all].unsqueeze(0)
         return output
 
     def _take(self, embedding: Any, args: tuple[Tensor]) -> tuple[Tensor]:
