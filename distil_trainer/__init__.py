@@ -3,6 +3,7 @@
 from distil_trainer import methods
 from distil_trainer.alignment import Alignment, layer_map
 from distil_trainer.card import render_card
+from distil_trainer.hub import publish
 from distil_trainer.record import Record
 from distil_trainer.student import build_student, student_config
 from distil_trainer.trainer import DistillationTrainer
@@ -15,6 +16,7 @@ __all__ = [
     "build_student",
     "layer_map",
     "methods",
+    "publish",
     "render_card",
     "student_config",
 ]

@@ -1,20 +1,22 @@
 """The model card: records in, the text of README.md out. Here facts are put in order; `model_card/` holds the words."""
 
 import dataclasses
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from distil_trainer.comparison import compare_scores, what_was_measured
 from distil_trainer.errors import RecordError
+from distil_trainer.kept import insert_kept
 from distil_trainer.markdown import environment, one_line, slug
 from distil_trainer.record import DataFacts, Evaluation, ModelFacts, Record, SpeedFacts
 
 # Which pipeline a head belongs to. The last line is a model without a head.
 _PIPELINES = {
     "ForMaskedLM": "fill-mask",
+    "BertForPreTraining": "fill-mask",  # and next-sentence prediction
     "ForTokenClassification": "token-classification",
     "ForSequenceClassification": "text-classification",
     "ForQuestionAnswering": "question-answering",
@@ -24,20 +26,28 @@ _PIPELINES = {
 }
 # A run that has none of these has no section.
 _RUN_FACTS = (
-    *("alignments", "task_weight", "never_trained", "hyperparameters", "versions", "hardware"),
-    *("date", "seconds", "steps", "tokens", "command", "seeds"),
+    *("alignments", "task_weight", "never_trained", "hyperparameters", "arguments", "versions", "hardware", "date"),
+    *("seconds", "steps", "tokens", "peak_memory_gib", "emissions", "command", "git_commit", "seeds", "loss_curve"),
 )
+_TABLE_ROWS = 10  # of the losses by step, where there was no evaluation to choose them by
 
 
-def render_card(*records: Record, picture: str | None = None) -> str:
+def render_card(
+    *records: Record,
+    picture: str | None = None,
+    layer_map: str | None = None,
+    kept: Mapping[str, str] | None = None,
+) -> str:
     """The text of README.md, metadata and body. The same records give the same text.
 
     The card is about the student of the first record. Further records add facts: runs that the student came from
-    ("distill"), and fine-tuning runs of teacher and student that say how good they are ("finetune").
+    ("distill", "adapt"), and fine-tuning runs of teacher and student that say how good they are ("finetune").
 
     Args:
         records: the page's own run first.
         picture: file name, in the repository, of the loss curves (see `plot_loss_curves`).
+        layer_map: file name, in the repository, of the map of layers (see `plot_layer_map`).
+        kept: Markdown written by hand, by the name of its section (see `kept_sections`); it is not escaped.
 
     Raises:
         RecordError: there is no record, the first has no student, or two records disagree about a score.
@@ -48,11 +58,11 @@ def render_card(*records: Record, picture: str | None = None) -> str:
         )
     student, teacher = records[0].student, _first(r.teacher for r in records)
     provenance = _first(r.provenance for r in records)
-    lineage = [r for i, r in enumerate(records) if i == 0 or r.stage == "distill"]
-    results = _results(records)
+    lineage = [r for i, r in enumerate(records) if i == 0 or r.stage != "finetune"]
+    results = compare_scores(records)
     training = _unique(d for r in lineage for d in r.data if d.role == "train")
     tuning = _unique(d for r in records if r not in lineage for d in r.data if d.role == "train")
-    speed = {role: _first(r.speed.get(role) for r in records) for role in ("teacher", "student")}
+    speed = _speed_rows(*(_first(r.speed.get(role) for r in records) or () for role in ("teacher", "student")))
     method = _first(r.method for r in lineage)
     body = (
         environment()
@@ -70,7 +80,7 @@ def render_card(*records: Record, picture: str | None = None) -> str:
             provenance=provenance,
             pipeline=_pipeline(student),
             smaller=_ratio(teacher and teacher.parameters, student.parameters),
-            faster=_faster(speed["teacher"], speed["student"]),
+            faster=_faster(speed),
             speed=speed,
             results=results,
             retained=[row for row in results if row["retention"] is not None],
@@ -80,11 +90,15 @@ def render_card(*records: Record, picture: str | None = None) -> str:
             training_languages=sorted({code for d in training for code in d.language}),
             method=method,
             picture=picture,
+            layer_map=layer_map,
+            curves=[_loss_table(r) for r in records if r.loss_curve and r.stage == "distill"],
+            library=_first(r.versions.get("distil_trainer") for r in records),
             seed_counts=sorted({len(e.values) for row in results for e in row["scores"].values() if e.values}),
         )
     )
     metadata = _metadata(student, teacher, lineage, results, training, method)
-    return f"---\n{metadata}\n---\n\n" + re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
+    page = f"---\n{metadata}\n---\n\n" + re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
+    return insert_kept(page, kept or {})
 
 
 def _metadata(
@@ -96,21 +110,29 @@ def _metadata(
     method: str | None,
 ) -> str:
     """The YAML of the card. Evaluation sets are in the model index; `datasets` are those trained on."""
-    scores = [row["scores"]["student"] for row in results if "student" in row["scores"]]
+    # A page says one value for a metric of a data set: the first, which is the one that the table shows first.
+    scores: dict[Any, Evaluation] = {}
+    for row in results:
+        if score := row["scores"].get("student"):
+            scores.setdefault(what_was_measured(score), score)
+    emissions = sum(r.emissions.co2_grams for r in lineage if r.emissions)
     base_model = _base_model(student, teacher, lineage)
     languages = student.language or sorted({code for d in training for code in d.language})
     data = ModelCardData(
         language=list(languages) or None,
         license=student.license,
+        license_name=student.license_name,
+        license_link=student.license_link,
         library_name="transformers",
         pipeline_tag=_pipeline(student),
         base_model=base_model,
         base_model_relation="finetune" if base_model else None,
         datasets=list(dict.fromkeys(d.hub_id for d in training if d.hub_id)) or None,
         tags=["distillation", *([slug(method)] if method else [])],
-        metrics=list(dict.fromkeys(one_line(e.metric_type) for e in scores)) or None,
+        metrics=list(dict.fromkeys(one_line(e.metric_type) for e in scores.values())) or None,
         model_name=one_line(student.name) if scores else None,
-        eval_results=[_eval_result(e) for e in scores] or None,
+        eval_results=[_eval_result(e) for e in scores.values()] or None,
+        co2_eq_emissions={"emissions": emissions, "source": "codecarbon"} if emissions else None,
     )
     return data.to_yaml()
 
@@ -141,60 +163,36 @@ def _base_model(student: ModelFacts, teacher: ModelFacts | None, lineage: Sequen
     return (teacher.id or teacher.base_model) if teacher and copied else None
 
 
-def _results(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """A row for each data set, metric and way of fine-tuning: the scores by role, and what they give when compared.
-
-    Scores from fine-tuning runs meet in one row only if the runs had the same hyper-parameters, and are compared only
-    if they had the same seeds: anything else would be no retention.
-    """
-    rows: dict[str, dict[str, Evaluation]] = {}
-    for record in records:
-        settings = {k: v for k, v in record.hyperparameters.items() if k not in ("seed", "data_seed")}
-        for score in record.evaluations:
-            what = dataclasses.replace(score, role="student", values={}, value=0.0)
-            key = json.dumps(
-                [dataclasses.asdict(what), settings if record.stage == "finetune" else None], sort_keys=True
-            )
-            row = rows.setdefault(key, {})
-            row[score.role] = _merged(row[score.role], score) if score.role in row else score
-    return [{"scores": row, **_comparison(row)} for row in rows.values()]
+def _speed_rows(teacher: Sequence[SpeedFacts], student: Sequence[SpeedFacts]) -> list[dict[str, SpeedFacts | None]]:
+    """A row for each size of batch that the student was measured with, and the teacher under the same conditions."""
+    rows = []
+    for ours in sorted(student, key=lambda facts: facts.batch_size):
+        alike = [
+            t for t in teacher if dataclasses.replace(t, ms_per_batch=0) == dataclasses.replace(ours, ms_per_batch=0)
+        ]
+        rows.append({"student": ours, "teacher": alike[0] if alike else None})
+    return rows
 
 
-def _merged(old: Evaluation, new: Evaluation) -> Evaluation:
-    clash = [seed for seed in old.values.keys() & new.values.keys() if old.values[seed] != new.values[seed]]
-    if clash or old.value != new.value:
-        raise RecordError(
-            f"Two records give different {new.metric_type} of the {new.role} on {new.dataset_name}: "
-            f"{old.values or old.value} and {new.values or new.value}. Pass only the records of one set of runs."
-        )
-    return dataclasses.replace(old, values={**old.values, **new.values})
+def _faster(rows: Sequence[Mapping[str, SpeedFacts | None]]) -> float | None:
+    """Of the largest batch: only times taken under the same conditions are compared."""
+    pairs = [(row["teacher"], row["student"]) for row in rows if row["teacher"] and row["student"]]
+    return _ratio(pairs[-1][0].ms_per_batch, pairs[-1][1].ms_per_batch) if pairs else None
 
 
-def _comparison(row: dict[str, Evaluation]) -> dict[str, Any]:
-    teacher, student = row.get("teacher"), row.get("student")
-    any_score = next(iter(row.values()))
-    seeds = {role: sorted(score.values) for role, score in row.items() if score.values}
-    alike = len({tuple(sorted(score.values)) for score in row.values()}) == 1
-    texts = [", ".join(map(str, s)) if alike else f"{role}: {', '.join(map(str, s))}" for role, s in seeds.items()]
-    comparison = {
-        "about": any_score,
-        "seeds": "; ".join(dict.fromkeys(texts)),
-        "difference": None,
-        "retention": None,
-    }
-    if teacher and student and set(teacher.values) == set(student.values):
-        comparison["difference"] = student.mean - teacher.mean
-        if any_score.higher_is_better and teacher.mean > 0:
-            comparison["retention"] = student.mean / teacher.mean
-    return comparison
-
-
-def _faster(teacher: SpeedFacts | None, student: SpeedFacts | None) -> float | None:
-    """Only times taken under the same conditions are compared."""
-    if teacher is None or student is None:
-        return None
-    same = dataclasses.replace(teacher, ms_per_batch=0) == dataclasses.replace(student, ms_per_batch=0)
-    return _ratio(teacher.ms_per_batch, student.ms_per_batch) if same else None
+def _loss_table(record: Record) -> dict[str, Any]:
+    """The losses by step: at every evaluation, or where there was none at some steps from the first to the last."""
+    curve = {name: dict(points) for name, points in record.loss_curve.items()}
+    steps = sorted(curve.get("eval_loss", ()) or {step for points in curve.values() for step in points})
+    if "eval_loss" not in curve and len(steps) > _TABLE_ROWS:
+        steps = [steps[round(i * (len(steps) - 1) / (_TABLE_ROWS - 1))] for i in range(_TABLE_ROWS)]
+    names = sorted(curve, key=lambda name: (name.startswith("eval_"), name.count("/"), name))
+    rows = [
+        # the average that was logged last up to this step
+        (step, [next((v for s, v in sorted(curve[name].items(), reverse=True) if s <= step), None) for name in names])
+        for step in steps
+    ]
+    return {"names": names, "rows": rows, "best": record.best_step}
 
 
 def _ratio(teacher: float | None, student: float | None) -> float | None:

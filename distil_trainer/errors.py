@@ -31,3 +31,21 @@ class RecordError(DistilTrainerError, ValueError):
 
 class RecipeError(DistilTrainerError, ValueError):
     """A recipe (YAML and overrides) with an unknown key or a value of the wrong type."""
+
+
+class CardError(DistilTrainerError, ValueError):
+    """The page of a model, or its metadata, that the Hub would refuse."""
+
+
+class PublishError(DistilTrainerError, RuntimeError):
+    """A model that could not be published. Nothing local was changed, and the same call may be made again.
+
+    Attributes:
+        reason: "files" (the folder), "token" (none, or not valid), "permission", "gated", "missing" (repository or
+            revision), "conflict" (somebody else changed it), "refused" (by the Hub, for what was sent), "offline",
+            "network", "server", or "unexpected".
+    """
+
+    def __init__(self, reason: str, what: str, remedy: str) -> None:
+        super().__init__(f"{what} {remedy}")
+        self.reason = reason

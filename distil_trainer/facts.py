@@ -7,6 +7,8 @@ import math
 import os
 import platform
 import re
+import shlex
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
@@ -18,11 +20,12 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
+from transformers.integrations import CodeCarbonCallback
 
 from distil_trainer.blocks import blocks
 from distil_trainer.errors import CaptureError
 from distil_trainer.plain import without_paths
-from distil_trainer.record import HUB_ID, AlignmentFacts, Hardware, ModelFacts
+from distil_trainer.record import HUB_ID, AlignmentFacts, Emissions, Hardware, ModelFacts
 
 _PACKAGES = ("distil_trainer", "transformers", "torch", "datasets", "accelerate", "huggingface_hub")
 _NOT_SCIENCE = re.compile(r"output_dir|logging_dir|run_name|report_to|disable_tqdm|push_to_hub.*|hub_.*|.*token")
@@ -34,10 +37,16 @@ def hub_id(name: str | None) -> str | None:
     return name if name and HUB_ID.fullmatch(name) and not Path(name).exists() else None
 
 
+def cached_folder(name: str, revision: str | None = None) -> Path | None:
+    """Where the Hub's local cache holds `name` at `revision`, in a folder named by the commit; None if it does not."""
+    file = try_to_load_from_cache(name, "config.json", revision=revision or "main")
+    return Path(file).parent if isinstance(file, str) else None
+
+
 def cached_revision(name: str, revision: str | None = None) -> str | None:
     """The commit that the Hub's local cache holds of `name` at `revision`; None if it holds none."""
-    file = try_to_load_from_cache(name, "config.json", revision=revision or "main")
-    return Path(file).parent.name if isinstance(file, str) else None
+    folder = cached_folder(name, revision)
+    return folder.name if folder else None
 
 
 def model_facts(
@@ -77,21 +86,28 @@ def alignment_facts(alignments: Iterable[Any]) -> tuple[AlignmentFacts, ...]:
     return tuple(AlignmentFacts(**dataclasses.asdict(alignment), name=alignment.name) for alignment in alignments)
 
 
-def changed_arguments(args: TrainingArguments) -> dict[str, Any]:
-    """The arguments that differ from a default-built `TrainingArguments`, as plain values.
+def all_arguments(args: TrainingArguments) -> dict[str, Any]:
+    """The arguments of a run that are not None, as plain values.
 
     Names of folders, runs, repositories and tokens are left out, and so is any value that is a path.
     """
-    default = type(args)(output_dir="out", use_cpu=args.use_cpu)  # one process has one device
-    changed = {}
-    for f in dataclasses.fields(args):
-        value = _plain(getattr(args, f.name))
-        is_path = isinstance(value, str) and re.search(r"[\\/]", value)
-        if f.init and not _NOT_SCIENCE.fullmatch(f.name) and not is_path and value != _plain(getattr(default, f.name)):
-            changed[f.name] = value
-    if args.use_cpu:
-        changed["use_cpu"] = True
-    return changed
+    values = {
+        f.name: _plain(getattr(args, f.name))
+        for f in dataclasses.fields(args)
+        if f.init and not _NOT_SCIENCE.fullmatch(f.name)
+    }
+    return {
+        name: value
+        for name, value in values.items()
+        if value is not None and not (isinstance(value, str) and re.search(r"[\\/]", value))
+    }
+
+
+def changed_arguments(args: TrainingArguments) -> dict[str, Any]:
+    """Those of `all_arguments` that differ from a default-built `TrainingArguments`."""
+    default = all_arguments(type(args)(output_dir="out", use_cpu=args.use_cpu))  # one process has one device
+    default["use_cpu"] = False
+    return {name: value for name, value in all_arguments(args).items() if value != default.get(name)}
 
 
 def loss_curve(log_history: Iterable[Mapping[str, Any]]) -> dict[str, tuple[tuple[int, float], ...]]:
@@ -142,6 +158,45 @@ def hardware() -> Hardware:
     )
 
 
+def peak_memory_gib() -> float | None:
+    """The most memory that this process has held so far: on its GPU if it used one, else in RAM."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        try:
+            import resource
+        except ModuleNotFoundError:  # Windows
+            return None
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return round(peak / 2**30, 2)
+
+
+def git_commit() -> str | None:
+    """The commit of the working directory, with "-dirty" if tracked files were changed; None outside of git."""
+    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+    return f"{commit}{'-dirty' if changes else ''}" if commit else None
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # no git, no repository, or one of another user
+        return None
+
+
+def measured_emissions(callbacks: Iterable[Any]) -> Emissions | None:
+    """What codecarbon measured, if its callback (`report_to="codecarbon"`) was among those of the run."""
+    for callback in callbacks:
+        data = getattr(getattr(callback, "tracker", None), "final_emissions_data", None)
+        if isinstance(callback, CodeCarbonCallback) and data is not None:
+            return Emissions(
+                co2_grams=1000 * data.emissions, energy_kwh=data.energy_consumed, country=data.country_name or None
+            )
+    return None
+
+
 def now() -> str:
     """The time as a record's `date`: ISO 8601, UTC, in seconds."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -149,7 +204,8 @@ def now() -> str:
 
 def command(argv: list[str] | None = None) -> str:
     """The command line of this process, without tokens and without absolute paths."""
-    words = " ".join(["python", *(sys.argv if argv is None else argv)])
+    launcher = "accelerate launch" if "ACCELERATE_MIXED_PRECISION" in os.environ else "python"
+    words = shlex.join([*launcher.split(), *(sys.argv if argv is None else argv)])
     return without_paths(_SECRET.sub(lambda match: f"{match[1] or ''}***", words))
 
 

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import jinja2
 
 from distil_trainer.errors import RecordError
+from distil_trainer.metadata import language_name
 from distil_trainer.record import Evaluation
 
 _SPECIAL = {**{c: "\\" + c for c in "\\`*_[]|~$"}, "&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
@@ -122,7 +123,11 @@ def environment() -> jinja2.Environment:
         "duration": _duration,
         "score": _score,
         "quoted": lambda text: _Raw(json.dumps(one_line(text), ensure_ascii=False)),
+        "short": lambda text: text[:7] if re.fullmatch("[0-9a-f]{40}", text) else text,
+        "significant": lambda value: f"{value:.4g}",
+        "language": language_name,
         "url": lambda name: _Raw(quote(name, safe="")),
     }
     environment.filters.update(filters)
+    environment.globals["keep"] = lambda name: _Raw(f"<!-- keep: {name} -->\n<!-- /keep: {name} -->")
     return environment

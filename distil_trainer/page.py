@@ -1,4 +1,4 @@
-"""A model's page: README.md, the picture of its loss curves and its records, written into the model's folder."""
+"""A model's page: README.md, its pictures and its records, written into the model's folder."""
 
 import logging
 import os
@@ -8,32 +8,74 @@ from pathlib import Path
 
 from distil_trainer.card import render_card
 from distil_trainer.files import write_atomically
-from distil_trainer.plots import plot_loss_curves
+from distil_trainer.kept import kept_sections
+from distil_trainer.metadata import check_metadata
+from distil_trainer.plots import plot_layer_map, plot_loss_curves
 from distil_trainer.record import Record
 
 logger = logging.getLogger(__name__)
 
+PAGE = "README.md"
 PICTURE = "loss_curves.png"
+LAYER_MAP = "layer_map.png"
 RECORD = "distillation.json"
 
 
 def write_page(folder: str | os.PathLike[str], records: Sequence[Record]) -> Path:
     """Writes the page of the student of the first record, and returns the path of its README.md.
 
-    Files: `README.md`; `loss_curves.png` if the first record has a loss curve and matplotlib is installed;
-    `distillation.json`, the first record.
+    Files: `README.md`; `loss_curves.png` and `layer_map.png` if the first record has a loss curve and alignments, and
+    matplotlib is installed; `distillation.json`, the first record; `STAGE.json`, `STAGE-2.json`, ..., the further ones.
+    What was written by hand between the markers of an earlier README.md is kept.
 
     Raises:
-        RecordError: the records cannot be shown together; nothing was written.
+        RecordError, CardError: the records cannot be shown together, the Hub would refuse the metadata, or a marker of
+            the earlier README.md is broken; nothing was written.
     """
     folder = Path(folder)
-    picture = PICTURE if records and records[0].loss_curve else None
-    if picture and find_spec("matplotlib") is None:
-        logger.warning("The page has no picture of the loss curves: matplotlib is not installed.")
-        picture = None
-    text = render_card(*records, picture=picture)
+    page = folder / PAGE
+    first = records[0] if records else None
+    picture = PICTURE if first and first.loss_curve else None
+    depths = _depths(first) if first and first.alignments else None
+    if (picture or depths) and find_spec("matplotlib") is None:
+        logger.warning("The page has no pictures: matplotlib is not installed.")
+        picture = depths = None
+    text = render_card(
+        *records,
+        picture=picture,
+        layer_map=LAYER_MAP if depths else None,
+        kept=kept_sections(page.read_text(encoding="utf-8")) if page.exists() else None,
+    )
+    check_metadata(text)
+    assert first is not None  # render_card refuses to go without
     if picture:
-        plot_loss_curves(records[0].loss_curve, folder / picture)
-    records[0].save(folder / RECORD)
-    write_atomically(folder / "README.md", text.encode())
-    return folder / "README.md"
+        plot_loss_curves(first.loss_curve, folder / picture)
+    if depths:
+        copied = first.provenance.copied_blocks if first.provenance else ()
+        student_layers, teacher_layers = depths
+        plot_layer_map(
+            first.alignments,
+            folder / LAYER_MAP,
+            student_layers=student_layers,
+            teacher_layers=teacher_layers,
+            copied_blocks=copied,
+        )
+    for name, record in zip(_file_names(records), records, strict=True):
+        record.save(folder / name)
+    write_atomically(page, text.encode())
+    return page
+
+
+def _depths(record: Record) -> tuple[int, int] | None:
+    """The number of blocks of student and teacher, where both are known."""
+    student = record.student.layers if record.student else None
+    teacher = record.teacher.layers if record.teacher else None
+    return (student, teacher) if student and teacher else None
+
+
+def _file_names(records: Sequence[Record]) -> list[str]:
+    names = [RECORD]
+    for record in records[1:]:
+        number = 1 + sum(earlier.stage == record.stage for earlier in records[1 : len(names)])
+        names.append(f"{record.stage}.json" if number == 1 else f"{record.stage}-{number}.json")
+    return names

@@ -13,7 +13,7 @@ import numpy as np
 
 from distil_trainer.errors import RecordError
 
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
+TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 _PATH = re.compile(r"(?<![\w./\\])(?:~?/|[A-Za-z]:[\\/]|\\\\)(?:[^\\/\s\"'`<>()=,;]+[\\/]+)*[^\\/\s\"'`<>()=,;]+[\\/]?")
 
 
@@ -65,7 +65,7 @@ def checked(value: Any, hint: Any, where: str) -> Any:
         if isinstance(value, Mapping):
             return _build(value, hint, where)
     if hint is str and isinstance(value, str):
-        if _TOKEN.search(value):
+        if TOKEN.search(value):
             raise RecordError(f"{where}: holds an access token (hf_...); a record is public. Remove it, and revoke it.")
         return without_paths(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)

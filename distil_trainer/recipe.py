@@ -15,11 +15,13 @@ from distil_trainer._strict import PlacedError, check_text_keys, convert, join, 
 from distil_trainer.alignment import Alignment, check_alignments
 from distil_trainer.errors import RecipeError
 from distil_trainer.methods import METHODS
+from distil_trainer.record import HUB_ID
 
 __all__ = [
     "DistillRecipe",
     "FinetuneRecipe",
     "NerData",
+    "PublishRecipe",
     "StudentSpec",
     "TeacherSource",
     "TextData",
@@ -72,7 +74,9 @@ class StudentSpec:
         layers: which teacher blocks it starts from: bottom, top, spread, or a list counted from 1.
         freeze_embeddings: keep the teacher's embeddings as they are.
         dropout: every dropout probability of the student while it is distilled; null keeps the teacher's.
-        license: the student's license, for the card.
+        license: the student's license, for the card; "other" needs the two that follow.
+        license_name: of a license that the Hub has no identifier for.
+        license_link: where it can be read.
         language: the student's languages as ISO 639 codes, for the card.
     """
 
@@ -82,6 +86,8 @@ class StudentSpec:
     freeze_embeddings: bool = False
     dropout: float | None = 0.0
     license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
     language: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -105,6 +111,8 @@ class TextData:
         mlm_probability: share of tokens to mask; None leaves the text as it is.
         name: what the card calls the data.
         description: a sentence about it for the card.
+        filtering: a sentence about what was left out of it, for the card.
+        url: where it can be had, if it is not on the Hub.
         license: its license, for the card.
         language: its languages as ISO 639 codes, for the card.
         hub_id: its id on the Hub, if it is there.
@@ -120,6 +128,8 @@ class TextData:
     mlm_probability: float | None = None
     name: str | None = None
     description: str | None = None
+    filtering: str | None = None
+    url: str | None = None
     license: str | None = None
     language: tuple[str, ...] = ()
     hub_id: str | None = None
@@ -236,6 +246,38 @@ class FinetuneRecipe:
         _require(len(set(self.seeds)) == len(self.seeds), "seeds", "different numbers", self.seeds)
         _require(self.max_length >= 1, "max_length", "at least 1", self.max_length)
         _check_training(self.training, {"output_dir": "output_dir", "seed": "seeds"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishRecipe:
+    """A page from the records of all stages, and its way to the Hub: `recipes/publish.py`.
+
+    Attributes:
+        folder: of the student, as the distillation left it.
+        repo_id: namespace/name on the Hub.
+        records: paths or globs of the records of the other stages; the student's own is in `folder`.
+        private: whether a new repository is private; null takes the account's default.
+        revision: branch to publish on; null is "main".
+        create_pr: open a pull request instead.
+        message: title of the commit.
+        timeout: seconds to wait for the Hub's answer.
+        dry_run: write the page and list what would be uploaded, send nothing.
+    """
+
+    folder: str
+    repo_id: str
+    records: tuple[str, ...] = ()
+    private: bool | None = None
+    revision: str | None = None
+    create_pr: bool = False
+    message: str = "Publish the model and its page"
+    timeout: float = 60.0
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        is_id = bool(HUB_ID.fullmatch(self.repo_id)) and "/" in self.repo_id
+        _require(is_id, "repo_id", "namespace/name on the Hub", self.repo_id)
+        _require(self.timeout > 0, "timeout", "more than 0", self.timeout)
 
 
 def model_path(name: str) -> str:

@@ -30,9 +30,9 @@ _LANGUAGE = re.compile(r"[a-z]{2,3}|multilingual|code")
 class ModelFacts(CheckedFields):
     """One model. `name` is what people call it; `id` is its Hub id, if it has one; `license` is the Hub's identifier.
 
-    `base_model` is the Hub id of the model that this one was fine-tuned from.
-
-    `language` holds ISO 639 codes, "multilingual" or "code". `citation` is a BibTeX entry.
+    `license_name` and `license_link` say more where `license` is "other". `base_model` is the Hub id of the model that
+    this one was fine-tuned from. `language` holds ISO 639 codes, "multilingual" or "code". `citation` is BibTeX.
+    `dtype` is what the weights are stored in.
     """
 
     name: str
@@ -40,6 +40,8 @@ class ModelFacts(CheckedFields):
     base_model: str | None = None
     revision: str | None = None
     license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
     language: tuple[str, ...] = ()
     citation: str | None = None
     class_name: str | None = None
@@ -95,7 +97,10 @@ class AlignmentFacts(CheckedFields):
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts(CheckedFields):
-    """One data set. `hub_id` only if it is on the Hub; a corpus from elsewhere has a `url` or a `description`."""
+    """One data set. `hub_id` only if it is on the Hub; a corpus from elsewhere has a `url` or a `description`.
+
+    `size_bytes` is the size of its text, `filtering` a sentence about what was left out.
+    """
 
     name: str
     role: Literal["train", "evaluation"]
@@ -108,7 +113,9 @@ class DataFacts(CheckedFields):
     language: tuple[str, ...] = ()
     examples: int | None = None
     tokens: int | None = None
+    size_bytes: int | None = None
     description: str | None = None
+    filtering: str | None = None
 
     def __post_init__(self) -> None:
         _check_hub_id(self.hub_id, "DataFacts.hub_id")
@@ -176,11 +183,21 @@ class Hardware(CheckedFields):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Emissions(CheckedFields):
+    """What codecarbon measured of a run."""
+
+    co2_grams: float
+    energy_kwh: float | None = None
+    country: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record(CheckedFields):
     """The facts of one run. What is not known stays None or empty; nested facts may be given as mappings.
 
     Attributes:
-        stage: "distill", or "finetune" for a run that fine-tunes the teacher or the student on a task.
+        stage: "distill"; "adapt" for a run that trained the teacher further before that; "finetune" for one that
+            fine-tunes the teacher or the student on a task.
         student, teacher, provenance: the two models, and how the first came from the second.
         method: name of the published recipe, a function of `methods`; None for alignments of one's own.
         alignments, task_weight: the terms of the loss, and the weight of the student's own loss on labels.
@@ -188,16 +205,20 @@ class Record(CheckedFields):
         teacher_dtype: what the teacher computed in, as torch calls it.
         never_trained: parameter name -> its share of the student's parameters. Empty: all were trained.
         data, evaluations: what it learned from, and how good the models are.
-        hyperparameters: those that differ from the default of `TrainingArguments`.
+        hyperparameters: those that differ from the default of `TrainingArguments`; arguments: all of them.
         versions, hardware, date, seconds, steps, tokens, command, seeds: how it was run. `date` is ISO 8601 with UTC.
+        git_commit: the commit of the working directory, with "-dirty" if it had changes that were not committed.
+        peak_memory_gib: of the first process, on its GPU if it used one.
+        emissions: what codecarbon measured.
         loss_curve: term -> (step, value) points.
-        speed: by role.
+        best_step: the step whose weights were kept, where that was not the last.
+        speed: by role, for one or more sizes of batch.
 
     Raises:
         RecordError: a value of the wrong type, not finite, or that holds an access token.
     """
 
-    stage: Literal["distill", "finetune"]
+    stage: Literal["adapt", "distill", "finetune"]
     student: ModelFacts | None = None
     teacher: ModelFacts | None = None
     provenance: Provenance | None = None
@@ -209,17 +230,22 @@ class Record(CheckedFields):
     never_trained: dict[str, float] | None = None
     data: tuple[DataFacts, ...] = ()
     hyperparameters: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     hardware: Hardware | None = None
     date: str | None = None
     seconds: float | None = None
     steps: int | None = None
     tokens: int | None = None
+    peak_memory_gib: float | None = None
+    emissions: Emissions | None = None
     loss_curve: dict[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+    best_step: int | None = None
     command: str | None = None
+    git_commit: str | None = None
     seeds: tuple[int, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
-    speed: dict[Role, SpeedFacts] = field(default_factory=dict)
+    speed: dict[Role, tuple[SpeedFacts, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from distil_trainer.facts import (
     alignment_facts,
+    all_arguments,
+    cached_folder,
     changed_arguments,
     command,
+    git_commit,
     hardware,
     hub_id,
     loss_curve,
+    measured_emissions,
     model_facts,
     now,
+    peak_memory_gib,
     versions,
 )
-from distil_trainer.record import DataFacts, Provenance, Record
+from distil_trainer.record import DataFacts, Provenance, Record, SpeedFacts
 
 if TYPE_CHECKING:
     from distil_trainer.trainer import DistillationTrainer
@@ -30,6 +35,7 @@ def record_run(
     data: Sequence[DataFacts] = (),
     method: str | None = None,
     folder: str | os.PathLike[str] | None = None,
+    speed: Mapping[Any, Sequence[SpeedFacts]] | None = None,
 ) -> Record:
     """The facts of a run.
 
@@ -41,6 +47,7 @@ def record_run(
         data: what it was trained on.
         method: the published method that the alignments came from.
         folder: where the student was saved, for its size on disk.
+        speed: of teacher and student, as `measure_speeds` gives it.
     """
     state = trainer.state
     known = {"name": Path(str(trainer.args.output_dir)).absolute().name, **(student or {})}
@@ -58,15 +65,21 @@ def record_run(
         never_trained=_never_trained(trainer),
         data=tuple(data),
         hyperparameters=changed_arguments(trainer.args),
+        arguments=all_arguments(trainer.args),
         versions=versions(),
         hardware=hardware(),
         date=now(),
         seconds=runtimes[-1] if runtimes else None,
         steps=state.global_step,
         tokens=int(state.num_input_tokens_seen) or None,
+        peak_memory_gib=peak_memory_gib(),
+        emissions=measured_emissions(trainer.callback_handler.callbacks),
         loss_curve=loss_curve(state.log_history),
+        best_step=state.best_global_step if trainer.args.load_best_model_at_end else None,
         command=command(),
+        git_commit=git_commit(),
         seeds=(trainer.args.seed,),
+        speed={role: tuple(facts) for role, facts in (speed or {}).items()},
     )
 
 
@@ -75,8 +88,13 @@ def _teacher_facts(trainer: "DistillationTrainer", known: Mapping[str, Any]) -> 
         return None
     model = trainer.teacher.model
     path = model.name_or_path
-    identity = {"name": Path(path).name or type(model).__name__, "id": hub_id(path)}
-    return model_facts(model, folder=path if Path(path).is_dir() else None, **{**identity, **known})
+    identity = {
+        "name": Path(path).name or type(model).__name__,
+        "id": hub_id(path),
+        "dtype": str(trainer.teacher.stored_dtype).removeprefix("torch."),
+    }
+    folder = path if Path(path).is_dir() else cached_folder(path, known.get("revision")) if hub_id(path) else None
+    return model_facts(model, folder=folder, **{**identity, **known})
 
 
 def _provenance(trainer: "DistillationTrainer", teacher: Mapping[str, Any]) -> Provenance | None:

@@ -14,26 +14,26 @@ from distil_trainer.features import FeatureReader, Features
 from distil_trainer.head import HeadRows, without_adapters
 
 
-def load_teacher(name: str, *, like: nn.Module, alignments: Sequence[Alignment], dtype: torch.dtype) -> PreTrainedModel:
-    """Loads a teacher by Hub id or path: with the student's class where logits are aligned, else without a head.
+def load_teacher(name: str, *, like: nn.Module, alignments: Sequence[Alignment]) -> PreTrainedModel:
+    """Loads a teacher by Hub id or path, in the dtype it is stored in: with the student's class where logits are
+    aligned, else without a head.
 
     Args:
         name: Hub id or path of a folder. Only safetensors are read; no code of the repository is run.
         like: the student.
         alignments: what will be compared.
-        dtype: of its weights.
 
     Raises:
         TrainingSetupError: logits are aligned and the student is not a transformers model.
     """
     if not reads_logits(alignments):
-        return AutoModel.from_pretrained(name, use_safetensors=True, dtype=dtype)
+        return AutoModel.from_pretrained(name, use_safetensors=True, dtype="auto")
     if not isinstance(like, PreTrainedModel):
         raise TrainingSetupError(
             f"cannot tell which head the teacher {name!r} needs, because the student is a {type(like).__name__}. "
             "Load the teacher yourself and pass the model."
         )
-    return type(like).from_pretrained(name, use_safetensors=True, dtype=dtype)
+    return type(like).from_pretrained(name, use_safetensors=True, dtype="auto")
 
 
 def reader_for(model: Any, alignments: Sequence[Alignment], *, role: str, also: Sequence[int] = ()) -> FeatureReader:
@@ -67,6 +67,9 @@ class Teacher:
         alignments: what will be compared.
         dtype: cast the model to this (in place); None leaves it as it is.
         compile_options: run it through `torch.compile` with these; None leaves it as it is.
+
+    Attributes:
+        stored_dtype: of its weights as they came.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Teacher:
         compile_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
+        self.stored_dtype: torch.dtype = model.dtype
         if dtype is not None:
             self.model.to(dtype)
         self._reads_logits = reads_logits(alignments)

@@ -1,12 +1,14 @@
 """`DistillationTrainer`: a `Trainer` whose loss is a sum of alignments between student and teacher."""
 
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
@@ -17,9 +19,10 @@ from distil_trainer.errors import TrainingSetupError
 from distil_trainer.features import FeatureReader, Features
 from distil_trainer.head import HeadRows
 from distil_trainer.meter import Meter
-from distil_trainer.page import write_page
+from distil_trainer.page import PAGE, write_page
 from distil_trainer.positions import UNITS, count_positions
 from distil_trainer.probe import first_example, in_eval_mode, random_state_kept
+from distil_trainer.pushing import PushingTrainer
 from distil_trainer.reach import unreached_parameters
 from distil_trainer.run_record import record_run
 from distil_trainer.teacher import Teacher, fast_dtype, forward_columns, load_teacher, reader_for, reads_logits
@@ -28,7 +31,7 @@ from distil_trainer.terms import Term, compute_term, logit_mask
 logger = logging.get_logger(__name__)
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(PushingTrainer):
     """Trains a student to agree with a teacher.
 
     The loss of an optimizer step is `sum(weight * term) + task_weight * task loss`, where every term is a sum over
@@ -59,7 +62,7 @@ class DistillationTrainer(Trainer):
     Overrides of `Trainer`: `train` (checks), `create_optimizer` (leaves out what no loss reaches), `compute_loss`,
     `_get_num_items_in_batch` (counts positions), `prediction_step` and `evaluation_loop`
     (exact averages of every term), `log` (adds the terms), `_set_signature_columns_if_needed` (keeps what either model
-    reads), `create_model_card`.
+    reads), `create_model_card`; and for the Hub those of `pushing.PushingTrainer`.
     """
 
     model: Any  # the student: always the module itself, also where accelerate runs a wrapper of it
@@ -110,12 +113,8 @@ class DistillationTrainer(Trainer):
                     "process a GPU with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one GPU."
                 )
             if isinstance(teacher_model, str):
-                teacher_model = load_teacher(
-                    teacher_model,
-                    like=self.model,
-                    alignments=self.alignments,
-                    dtype=teacher_dtype or fast_dtype(self.args.device),
-                )
+                teacher_model = load_teacher(teacher_model, like=self.model, alignments=self.alignments)
+                teacher_dtype = teacher_dtype or fast_dtype(self.args.device)
             check_pair(self.model, teacher_model, self.alignments)
             options = {"backend": self.args.torch_compile_backend, "mode": self.args.torch_compile_mode}
             self.teacher = Teacher(
@@ -365,20 +364,35 @@ class DistillationTrainer(Trainer):
         model_name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Writes our page (README.md, loss curves, record) into `args.output_dir`; of Trainer's arguments it reads
+        """Writes our page (README.md, pictures, record) into `args.output_dir`; of Trainer's arguments it reads
         `language`, `license` and `model_name`, because the rest follows from the run.
         """
+        name = model_name or (self.hub_model_id.split("/")[-1] if self.hub_model_id else None)
         if self.teacher is None:
-            super().create_model_card(language, license, tags, model_name, **kwargs)  # type: ignore[arg-type]
+            super().create_model_card(language, license, tags, name, **kwargs)  # type: ignore[arg-type]
             return
         known = {
-            "name": model_name,
+            "name": name,
+            "id": self.hub_model_id,
             "license": license,
             "language": [language] if isinstance(language, str) else language,
         }
-        record = record_run(self, student={key: value for key, value in known.items() if value})
-        if self.is_world_process_zero():
-            write_page(str(self.args.output_dir), [record])
+        self.write_page(str(self.args.output_dir), {key: value for key, value in known.items() if value})
+
+    def write_page(self, folder: str | os.PathLike[str], student: Mapping[str, Any]) -> None:
+        """Writes the page (README.md, pictures, record) into a folder.
+
+        Args:
+            folder: of the student.
+            student: facts of it that no run can know; see `record.ModelFacts`.
+        """
+        if not self.is_world_process_zero():
+            return
+        if self.teacher is None:
+            super().create_model_card(model_name=student.get("name"))
+            shutil.copy(Path(str(self.args.output_dir)) / PAGE, folder)
+            return
+        write_page(folder, [record_run(self, student=student, folder=folder)])
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
         return self.accelerator.reduce(values.to(self.args.device), reduction="sum")

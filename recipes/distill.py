@@ -3,6 +3,7 @@
 accelerate launch recipes/distill.py RECIPE.yaml [key=value ...]
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from distil_trainer.page import write_page
 from distil_trainer.recipe import DistillRecipe, TeacherSource, TextData, load_recipe, model_path
 from distil_trainer.record import DataFacts
 from distil_trainer.run_record import record_run
+from distil_trainer.speed import measure_speeds
 from distil_trainer.teacher import fast_dtype
 
 
@@ -55,6 +57,9 @@ def main(path: str, overrides: list[str]) -> None:
     if recipe.data.mlm_probability is not None:
         collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=recipe.data.mlm_probability)
 
+    models: Any = {"teacher": teacher.to(args.device), "student": student.to(args.device)}
+    # Before the teacher is cast: the page compares both as they are stored.
+    speed = measure_speeds(models, length=min(recipe.data.max_length, 128)) if args.process_index == 0 else {}
     trainer = DistillationTrainer(
         model=student,
         args=args,
@@ -82,12 +87,15 @@ def main(path: str, overrides: list[str]) -> None:
         student={
             "name": recipe.student.name,
             "license": recipe.student.license,
+            "license_name": recipe.student.license_name,
+            "license_link": recipe.student.license_link,
             "language": recipe.student.language,
         },
         teacher=teacher_facts(recipe.teacher),
         data=[data_facts(recipe.data, train)],
         method=recipe.method,
         folder=folder,
+        speed=speed,
     )
     if trainer.is_world_process_zero():
         print(f"The student and its page: {write_page(folder, [record])}")
@@ -127,7 +135,10 @@ def data_facts(data: TextData, train: Dataset) -> DataFacts:
         language=data.language,
         examples=len(train),
         tokens=sum(len(ids) for ids in train["input_ids"]),
+        size_bytes=sum(os.stat(f).st_size for f in find_files(data.files)) if data.max_examples is None else None,
+        url=data.url,
         description=data.description,
+        filtering=data.filtering,
     )
 
 

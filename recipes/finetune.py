@@ -48,7 +48,7 @@ def main(path: str, overrides: list[str]) -> None:
         record.save(Path(recipe.output_dir) / RECORD)
         for evaluation in record.evaluations:
             spread = "" if evaluation.sd is None else f" ± {evaluation.sd:.4f}"
-            speed = record.speed[evaluation.role].ms_per_batch
+            speed = record.speed[evaluation.role][-1].ms_per_batch
             print(f"{evaluation.role:12s} F1 {evaluation.mean:.4f}{spread}  {speed:.1f} ms/batch")
     trainer.end()
 

@@ -34,10 +34,15 @@ ALLOWED = {
     "terms": {"alignment", "features", "losses", "positions"},
     "facts": {"plain", "record"},
     "speed": {"facts", "record"},
-    "plots": set(),
-    "markdown": {"record"},
-    "card": {"markdown", "record"},
-    "page": {"card", "plots", "record"},
+    "plots": {"record"},
+    "markdown": {"metadata", "record"},
+    "comparison": {"record"},
+    "kept": set(),
+    "metadata": {"metadata", "record"},
+    "card": {"comparison", "kept", "markdown", "record"},
+    "page": {"card", "kept", "metadata", "plots", "record"},
+    "hub": {"hub", "metadata", "plain"},
+    "pushing": {"hub"},
     "run_record": {"facts", "record", "trainer"},  # the trainer for its type only
     "trainer": {
         "alignment",
@@ -49,6 +54,7 @@ ALLOWED = {
         "page",
         "positions",
         "probe",
+        "pushing",
         "reach",
         "run_record",
         "teacher",
@@ -57,7 +63,7 @@ ALLOWED = {
     "data": set(),
     "metrics": {"data"},
     "_strict": set(),
-    "recipe": {"_strict", "alignment", "methods"},
+    "recipe": {"_strict", "alignment", "methods", "record"},
 }
 
 
@@ -101,6 +107,7 @@ def test_public_names():
         "build_student",
         "layer_map",
         "methods",
+        "publish",
         "render_card",
         "student_config",
     ]

@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertForMaskedLM,
+    BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -26,9 +27,11 @@ from distil_trainer.errors import RecordError
 from distil_trainer.facts import model_facts
 from distil_trainer.losses import LOSSES
 from distil_trainer.markdown import escape_markdown
+from distil_trainer.metadata import check_metadata
 from distil_trainer.record import Evaluation, Record
 
 SPEED = {"batch_size": 8, "length": 128, "threads": 2, "dtype": "float32", "hardware": "AMD EPYC"}
+ONE = {**SPEED, "batch_size": 1}
 SHAPE = {"class_name": "BertForMaskedLM", "hidden_size": 768, "heads": 12, "vocabulary": 119547, "max_length": 512}
 BLOCKS = {"student_layer": 3, "teacher_layer": 6}
 EVALUATION = {
@@ -65,7 +68,7 @@ def distilled(**changes):
             **SHAPE,
             "name": "mBERT",
             "id": "google-bert/bert-base-multilingual-cased",
-            "revision": "3f07",
+            "revision": "3f076fdb1ab68d5b2880cb87a0886f315b8146f8",
             "license": "apache-2.0",
             "language": ["multilingual"],
             "layers": 12,
@@ -87,13 +90,14 @@ def distilled(**changes):
         "never_trained": {"cls.bias": 0.01},
         "data": [
             {"name": "Gigaword", "role": "train", "url": "https://example.org/g w", "license": "cc-by-4.0",
-             "language": ["sv"], "tokens": 2000, "description": "Years 2010 to 2015."},
+             "language": ["sv"], "tokens": 2000, "size_bytes": 9_000_000, "description": "Years 2010 to 2015.",
+             "filtering": "News only."},
             {"name": "Wiki", "role": "train", "hub_id": "me/wiki", "config": "sv", "revision": "r2", "language": ["sv"],
              "examples": 1000},
             {"name": "SUCX 3.0", "role": "evaluation", "hub_id": "KBLab/sucx3_ner", "split": "test"},
         ],
         "hyperparameters": {"learning_rate": 1e-4, "lr_scheduler_kwargs": {"a": [1]}},
-        "versions": {"torch": "2.13", "transformers": "5.23"},
+        "versions": {"distil_trainer": "0.1.0", "torch": "2.13"},
         "hardware": {"cpu": "AMD EPYC", "cores": 2, "memory_gib": 7.5, "gpus": ["H200"], "processes": 1},
         "date": "2026-01-31T12:00:00+00:00",
         "seconds": 3725,
@@ -101,7 +105,18 @@ def distilled(**changes):
         "tokens": 2_048_000,
         "command": "python distill.py recipe.yaml",
         "seeds": [100],
-        "speed": {"teacher": {**SPEED, "ms_per_batch": 50}, "student": {**SPEED, "ms_per_batch": 25}},
+        "arguments": {"learning_rate": 1e-4, "max_steps": 1000, "bf16": False},
+        "peak_memory_gib": 3.5,
+        "emissions": {"co2_grams": 12.3456, "energy_kwh": 0.5, "country": "Sweden"},
+        "git_commit": "0123abc-dirty",
+        "loss_curve": {
+            "loss": [[1, 4.0], [2, 2.0], [3, 1.0]],
+            "loss/logits": [[1, 3.0], [2, 1.5], [3, 0.5]],
+            "eval_loss": [[2, 2.25], [3, 1.23456]],
+        },
+        "best_step": 3,
+        "speed": {"teacher": [{**ONE, "ms_per_batch": 30}, {**SPEED, "ms_per_batch": 50}],
+                  "student": [{**ONE, "ms_per_batch": 10}, {**SPEED, "ms_per_batch": 25}]},
     }  # fmt: skip
     return Record(**{**facts, **changes})
 
@@ -145,6 +160,9 @@ tags:
 - distillation
 - lightmbert
 base_model_relation: finetune
+co2_eq_emissions:
+  emissions: 12.3456
+  source: codecarbon
 model-index:
 - name: swedish-mbert
   results:
@@ -175,9 +193,12 @@ model-index:
 
 # swedish-mbert
 
-A student of [google-bert/bert-base-multilingual-cased](https://huggingface.co/google-bert/bert-base-multilingual-cased) (revision `3f07`), made by knowledge distillation with the method `lightmbert`.
+<!-- keep: introduction -->
+<!-- /keep: introduction -->
 
-**1.50× smaller · 2.00× faster · keeps 80.0% of the teacher's F1 on SUCX 3.0**
+A student of [google-bert/bert-base-multilingual-cased](https://huggingface.co/google-bert/bert-base-multilingual-cased) (revision `3f076fdb1ab68d5b2880cb87a0886f315b8146f8`), made by knowledge distillation with the method `lightmbert`.
+
+**google-bert/bert-base-multilingual-cased@3f076fd → swedish-mbert: 1.50× smaller · 2.00× faster · keeps 80.0% of the teacher's F1 on SUCX 3.0**
 
 ## Teacher and student
 
@@ -192,9 +213,10 @@ A student of [google-bert/bert-base-multilingual-cased](https://huggingface.co/g
 | Parameters | 150,000,000 | 100,000,000 |
 | … of these in embeddings | 60,000,000 | 60,000,000 |
 | Size on disk |  | 400.0 MB |
-| Time per batch | 50.0 ms | 25.0 ms |
-| Tokens per second | 20,480 | 40,960 |
-| Measured with | 8 × 128 tokens, float32, 2 threads, AMD EPYC | 8 × 128 tokens, float32, 2 threads, AMD EPYC |
+| Latency, 1 × 128 tokens | 30.0 ms | 10.0 ms |
+| Throughput, 8 × 128 tokens | 20,480 tokens/s | 40,960 tokens/s |
+
+Speed: median of forward passes without padding, both models in turns, in float32, 2 threads, AMD EPYC.
 
 ## Results
 
@@ -213,13 +235,26 @@ The models were fine-tuned alike, on the data named below, before they were scor
 from transformers import pipeline
 
 fill = pipeline("fill-mask", model="me/swedish-mbert")
-print(<ANY>
+print(fill(f"Stockholm är {fill.tokenizer.mask_token} i Sverige."))
 ```
+
+To fine-tune it, load it with a new head, and train that on your labels:
+
+```python
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("me/swedish-mbert")
+model = AutoModelForTokenClassification.from_pretrained("me/swedish-mbert", num_labels=9)
+print(model.num_labels)
+```
+
+<!-- keep: usage -->
+<!-- /keep: usage -->
 
 ## Training data
 
-- [Gigaword](https://example.org/g%20w); 2,000 tokens; language: sv; licence: `cc-by-4.0`. Years 2010 to 2015.
-- [Wiki](https://huggingface.co/datasets/me/wiki), configuration `sv`, revision `r2`; 1,000 examples; language: sv.
+- [Gigaword](https://example.org/g%20w); 2,000 tokens; 9.0 MB of text; language: Swedish (sv); licence: `cc-by-4.0`. Years 2010 to 2015. Filtering: News only.
+- [Wiki](https://huggingface.co/datasets/me/wiki), configuration `sv`, revision `r2`; 1,000 examples; language: Swedish (sv).
 
 ## Evaluation data
 
@@ -230,6 +265,8 @@ print(<ANY>
 
 The student began as a copy of the teacher, with 2 of its 12 blocks: 1 ← 1, 2 ← 3 (student block ← teacher block).
 Frozen: `embeddings`.
+
+![Which layer of the student learns what from which layer of the teacher](layer_map.png)
 
 ### Distillation
 
@@ -254,13 +291,27 @@ Hyper-parameters that differ from the default of `TrainingArguments`:
 | `learning_rate` | `0.0001` |
 | `lr_scheduler_kwargs` | `{"a": [1]}` |
 
+<details>
+<summary>All hyper-parameters</summary>
+
+| Name | Value |
+|:---|:---|
+| `bf16` | `false` |
+| `learning_rate` | `0.0001` |
+| `max_steps` | `1000` |
+
+</details>
+
 - Date: 2026-01-31T12:00:00+00:00
 - Time: 1 h 2 min
 - Optimizer steps: 1,000
 - Tokens seen: 2,048,000
 - Seeds: 100
+- Peak memory: 3.5 GiB
+- Energy and emissions, by codecarbon: 0.5 kWh, 12.35 g CO₂e, Sweden
 - Hardware: H200, AMD EPYC, 2 threads, 7.5 GiB of memory, 1 process
-- Versions: torch 2.13, transformers 5.23
+- Versions: distil\\_trainer 0.1.0, torch 2.13
+- Git commit: `0123abc-dirty`
 
 ```bash
 python distill.py recipe.yaml
@@ -281,20 +332,31 @@ Hyper-parameters that differ from the default of `TrainingArguments`:
 
 ![Loss of each term by optimizer step](loss_curves.png)
 
+| Step | `loss` | `loss/logits` | `eval_loss` |
+|---:|---:|---:|---:|
+| 2 | 2 | 1.5 | 2.25 |
+| 3 (kept) | 1 | 0.5 | 1.235 |
+
 ## Limitations
 
-- What the teacher does wrong, its biases included, the student has probably learned.
-- The text that it learned from is in sv; the teacher is for multilingual. Languages without training text may have become worse.
+- What the teacher does wrong, its biases included, the student has probably learned; distillation can make them stronger.
+- The text that it learned from is in Swedish (sv); the teacher is for many languages. Languages without training text may have become worse.
 - It reads at most 512 tokens at once.
+- It is meant to be fine-tuned for a task; as it is, it only fills in words.
 - 1.0% of its parameters got no gradient and are as they were at the start.
 - Some scores come from fewer than three seeds: small differences may be chance.
 - Test it on data of your own before you rely on it.
 
+<!-- keep: limitations -->
+<!-- /keep: limitations -->
+
 ## Licence
 
-This model: `apache-2.0`.
-The teacher: `apache-2.0`.
-The training data Gigaword: `cc-by-4.0`.
+- This model: `apache-2.0` (may be used, changed and shared, also commercially, with its notices kept).
+- The teacher: `apache-2.0` (may be used, changed and shared, also commercially, with its notices kept).
+- The training data Gigaword: `cc-by-4.0` (credit is due).
+
+The student holds weights of the teacher: the teacher's licence applies to it, too.
 
 ## Citation
 
@@ -315,12 +377,28 @@ The teacher:
 ```bibtex
 @misc{teacher}
 ```
+
+The library:
+
+```bibtex
+@software{distil_trainer,
+  title = {distil\\_trainer: Knowledge distillation of Transformers with the Hugging Face Trainer},
+  author = {{The distil\\_trainer authors}},
+  version = {0.1.0}
+}
+```
+
+<!-- keep: notes -->
+By *hand*.
+<!-- /keep: notes -->
 """  # noqa: E501
 
 
 def test_the_whole_card():
     pattern = ".*".join(map(re.escape, WHOLE_CARD.split("<ANY>")))
-    card = render_card(distilled(), tuned(), picture="loss_curves.png")
+    card = render_card(
+        distilled(), tuned(), picture="loss_curves.png", layer_map="layer_map.png", kept={"notes": "By *hand*."}
+    )
     assert re.fullmatch(pattern, card), card
 
 
@@ -417,7 +495,7 @@ def test_runs_are_joined_by_seed_and_kept_apart_by_settings():
 
 
 def test_times_under_other_conditions_are_not_compared():
-    speed = {"teacher": {**SPEED, "ms_per_batch": 50}, "student": {**SPEED, "ms_per_batch": 25, "threads": 1}}
+    speed = {"teacher": [{**SPEED, "ms_per_batch": 50}], "student": [{**SPEED, "ms_per_batch": 25, "threads": 1}]}
     assert "faster" not in render_card(distilled(speed=speed))
 
 
@@ -460,32 +538,43 @@ def hostile_record():
         never_trained={HOSTILE: 0.5},
         data=[
             {
-                **dict.fromkeys(("name", "config", "split", "revision", "license", "description"), HOSTILE),
+                **dict.fromkeys(
+                    ("name", "config", "split", "revision", "license", "description", "filtering"), HOSTILE
+                ),
                 "role": role,
                 "url": url,
             }
             for role, url in (("train", "javascript:alert(1)"), ("evaluation", "https://a.b/)<script>|\n`" + HOSTILE))
         ],
         hyperparameters={HOSTILE: {HOSTILE: HOSTILE}},
-        versions={HOSTILE: HOSTILE},
+        arguments={HOSTILE: HOSTILE},
+        emissions={"co2_grams": 1, "country": HOSTILE},
+        git_commit=HOSTILE,
+        loss_curve={HOSTILE: [[1, 0.5]]},
+        versions={HOSTILE: HOSTILE, "distil_trainer": HOSTILE},
         hardware={"cpu": HOSTILE, "gpus": [HOSTILE]},
         command=HOSTILE,
-        speed={"student": {**SPEED, "ms_per_batch": 1, "dtype": HOSTILE, "hardware": HOSTILE}},
+        speed={"student": [{**SPEED, "ms_per_batch": 1, "dtype": HOSTILE, "hardware": HOSTILE}]},
         evaluations=[Evaluation(**score, role="student", value=0.5)],
     )
 
 
 def test_hostile_strings_break_neither_yaml_nor_markdown_nor_html():
-    card = render_card(hostile_record(), picture=HOSTILE)
+    card = render_card(hostile_record(), picture=HOSTILE, layer_map=HOSTILE)
     data = metadata(card)
-    assert data.keys() == {"library_name", "metrics", "model-index", "pipeline_tag", "tags"}
+    assert data.keys() == {
+        "co2_eq_emissions", "library_name", "metrics", "model-index", "pipeline_tag", "tags"
+    }  # fmt: skip
+    check_metadata(card)
     (index,) = data["model-index"]
     assert index["name"] == ModelCard(card).data.model_name
     assert "\n" not in index["name"]
 
     body = card.split("\n---\n", 1)[1]
     tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(body)
-    assert not [t for t in tokens if t.type in ("html_block", "hr", "code_block")]
+    assert not [t for t in tokens if t.type in ("hr", "code_block")]
+    html = "".join(t.content for t in tokens if t.type == "html_block")
+    assert not re.sub(r"<!-- /?keep: [a-z]+ -->|</?details>|<summary>All hyper-parameters</summary>", "", html).strip()
     headings = [t.content for t, before in zip(tokens[1:], tokens, strict=False) if before.type == "heading_open"]
     assert headings[1:] == [
         "Teacher and student", "Results", "How to use", "Training data", "Evaluation data", "Procedure",
@@ -497,8 +586,8 @@ def test_hostile_strings_break_neither_yaml_nor_markdown_nor_html():
         "strong_close",
     }  # fmt: skip
     assert {c.attrs["href"][:12] for c in inline if c.type == "link_open"} == {"https://a.b/"}
-    assert [c.attrs["src"][:1] for c in inline if c.type == "image"] == ["x"]
-    assert [t.info for t in tokens if t.type == "fence"] == ["python", "bash", "bibtex"]
+    assert [c.attrs["src"][:1] for c in inline if c.type == "image"] == ["x", "x"]
+    assert [t.info for t in tokens if t.type == "fence"] == ["python", "python", "bash", "bibtex", "bibtex"]
     for table in re.findall(r"(?:^\|.*\n)+", body, re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
     assert "49" not in body
@@ -554,6 +643,7 @@ def gpt2(_):
     [
         (BertModel, "feature-extraction"),
         (BertForMaskedLM, "fill-mask"),
+        (BertForPreTraining, "fill-mask"),
         (BertForTokenClassification, "token-classification"),
         (BertForSequenceClassification, "text-classification"),
         (BertForQuestionAnswering, "question-answering"),
@@ -567,12 +657,14 @@ def test_the_snippet_runs_as_it_stands(tmp_path, monkeypatch, build, task):
     tokenizer().save_pretrained(tmp_path / "my-student")
     card = render_card(Record(stage="distill", student=model_facts(model, name="my-student")))
     assert metadata(card)["pipeline_tag"] == task
-    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(snippets) == {"feature-extraction": 2, "fill-mask": 2 + (build is BertForPreTraining)}.get(task, 1)
     monkeypatch.chdir(tmp_path)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # transformers warns about itself here
-        exec(snippet, {})
+        for snippet in snippets:
+            exec(snippet, {})
     assert printed.getvalue()  # an untrained question answerer may print an empty line
     if task == "feature-extraction":
-        assert printed.getvalue() == "torch.Size([1, 9, 8])\n"
+        assert printed.getvalue() == "torch.Size([1, 9, 8])\n9\n"

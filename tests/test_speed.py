@@ -17,7 +17,8 @@ def model(layers=1):
 
 
 def test_a_speed_is_a_fact_with_its_conditions():
-    facts = measure_speed(model(), batch_size=2, length=4, repeats=2, warmup=0)
+    one_row, facts = measure_speed(model(), batch_sizes=(1, 2), length=4, repeats=2, warmup=0)
+    assert one_row.batch_size == 1
     assert isinstance(facts, SpeedFacts)
     assert facts.ms_per_batch > 0
     assert (facts.batch_size, facts.length, facts.dtype) == (2, 4, "float32")
@@ -28,19 +29,19 @@ def test_a_speed_is_a_fact_with_its_conditions():
 def test_models_take_turns_in_evaluation_mode_and_the_median_counts(monkeypatch):
     models = {"teacher": model(2).train(), "student": model().train()}
     models["teacher"].pooler.eval()
-    clock = {"teacher": iter([90, 1, 2, 60]), "student": iter([90, 3, 4, 5])}
+    clock = {"teacher": iter([90, 90, 1, 10, 2, 20, 60, 60]), "student": iter([90, 90, 3, 30, 4, 40, 5, 50])}
     order = []
 
     def forward(one, batch_size, length):
         name = next(name for name, m in models.items() if m is one)
         assert not any(m.training for m in one.modules())
-        order.append(name)
+        order.append((name, batch_size))
         return next(clock[name]) / 1000
 
     monkeypatch.setattr(speed, "_forward", forward)
-    facts = measure_speeds(models, repeats=3, warmup=1, length=16)
-    assert order == ["teacher", "student"] * 4
-    assert (facts["teacher"].ms_per_batch, facts["student"].ms_per_batch) == (2.0, 4.0)
+    facts = measure_speeds(models, batch_sizes=(1, 8), repeats=3, warmup=1, length=16)
+    assert order == [("teacher", 1), ("teacher", 8), ("student", 1), ("student", 8)] * 4
+    assert [[f.ms_per_batch for f in facts[name]] for name in models] == [[2.0, 20.0], [4.0, 40.0]]
     assert models["teacher"].training
     assert models["teacher"].encoder.training
     assert not models["teacher"].pooler.training
@@ -51,14 +52,18 @@ def test_no_gradient_and_no_random_state_is_used():
     grads = []
     one.register_forward_hook(lambda *_: grads.append(torch.is_grad_enabled()))
     state = torch.get_rng_state()
-    measure_speed(one, batch_size=1, length=4, repeats=1, warmup=1)
+    measure_speed(one, batch_sizes=(1,), length=4, repeats=1, warmup=1)
     assert grads == [False, False]
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"length": 17}, "at most 16 tokens; came length=17"), ({"repeats": 0, "length": 4}, "at least 1")],
+    [
+        ({"length": 17}, "at most 16 tokens; came length=17"),
+        ({"repeats": 0, "length": 4}, "at least 1"),
+        ({"batch_sizes": (), "length": 4}, "at least 1"),
+    ],
 )
 def test_what_cannot_be_measured(arguments, message):
     one = model().train()

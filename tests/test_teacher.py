@@ -44,10 +44,10 @@ def test_features_are_those_of_the_whole_model():
 def test_loading_by_path_takes_the_head_only_for_logits(tmp_path):
     student = tiny_model(BertForMaskedLM, num_hidden_layers=2)
     tiny_model(BertForMaskedLM).save_pretrained(tmp_path)
-    assert type(load_teacher(str(tmp_path), like=student, alignments=LAYERS, dtype=torch.float32)) is BertModel
-    assert type(load_teacher(str(tmp_path), like=student, alignments=LOGITS, dtype=torch.float32)) is BertForMaskedLM
+    assert type(load_teacher(str(tmp_path), like=student, alignments=LAYERS)) is BertModel
+    assert type(load_teacher(str(tmp_path), like=student, alignments=LOGITS)) is BertForMaskedLM
     with pytest.raises(TrainingSetupError, match="which head"):
-        load_teacher(str(tmp_path), like=torch.nn.Linear(1, 1), alignments=LOGITS, dtype=torch.float32)
+        load_teacher(str(tmp_path), like=torch.nn.Linear(1, 1), alignments=LOGITS)
 
 
 def test_pickled_weights_are_never_read(tmp_path):
@@ -56,7 +56,7 @@ def test_pickled_weights_are_never_read(tmp_path):
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
-        load_teacher(str(tmp_path), like=model, alignments=LAYERS, dtype=torch.float32)
+        load_teacher(str(tmp_path), like=model, alignments=LAYERS)
 
 
 def test_a_dtype_casts_the_weights_in_place_and_none_leaves_them():

@@ -17,7 +17,7 @@ from pathlib import Path
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from distil_trainer import Record, build_student, student_config
-from distil_trainer.page import RECORD, write_page
+from distil_trainer.page import RECORD
 
 RUNS = Path("runs/quickstart")
 TEACHER = RUNS / "teacher" / "teacher-100"
@@ -42,10 +42,11 @@ def main() -> None:
     save_undistilled()
     run([*finetune, f"seeds={seeds}"])
 
+    run([*LAUNCH, "recipes/publish.py", f"{HERE}/publish.yaml", "--dry-run"])
+
     distilled, finetuned = Record.load(RUNS / "student" / RECORD), Record.load(RUNS / "finetune" / "finetune.json")
-    page = write_page(RUNS / "student", [distilled, finetuned])
     print_table(distilled, finetuned)
-    print(f"\n{time.perf_counter() - start:.0f} s. The finished folder: {page.parent}/ (read its README.md)")
+    print(f"\n{time.perf_counter() - start:.0f} s. The finished folder: {RUNS}/student/ (read its README.md)")
 
 
 def run(command: list[str]) -> None:
@@ -75,7 +76,7 @@ def print_table(distilled: Record, finetuned: Record) -> None:
         parameters = model.parameters if model else None
         print(
             f"{role:12s} {f1:>14s} {score.mean / scores['teacher'].mean:>10.1%} {parameters:>11,} {disk:>6.1f} MB "
-            f"{finetuned.speed[role].ms_per_batch:>9.1f}"
+            f"{finetuned.speed[role][-1].ms_per_batch:>9.1f}"
         )
 
 

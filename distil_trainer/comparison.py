@@ -1,0 +1,61 @@
+"""The scores of teacher and student side by side, and what may be said of them when they are compared."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from distil_trainer.errors import RecordError
+from distil_trainer.record import Evaluation, Record
+
+
+def what_was_measured(score: Evaluation) -> tuple[Any, ...]:
+    """The metric and the data of a score, without whose it is and its value."""
+    return tuple(v for k, v in dataclasses.asdict(score).items() if k not in ("role", "values", "value"))
+
+
+def compare_scores(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """A row for each data set, metric and way of fine-tuning: the scores by role, and what they give when compared.
+
+    Scores from fine-tuning runs meet in one row only if the runs had the same hyper-parameters, and are compared only
+    if they had the same seeds: anything else would be no retention.
+    """
+    rows: dict[str, dict[str, Evaluation]] = {}
+    for record in records:
+        settings = {k: v for k, v in record.hyperparameters.items() if k not in ("seed", "data_seed")}
+        for score in record.evaluations:
+            key = json.dumps(
+                [what_was_measured(score), settings if record.stage == "finetune" else None], sort_keys=True
+            )
+            row = rows.setdefault(key, {})
+            row[score.role] = _merged(row[score.role], score) if score.role in row else score
+    return [{"scores": row, **_comparison(row)} for row in rows.values()]
+
+
+def _merged(old: Evaluation, new: Evaluation) -> Evaluation:
+    clash = [seed for seed in old.values.keys() & new.values.keys() if old.values[seed] != new.values[seed]]
+    if clash or old.value != new.value:
+        raise RecordError(
+            f"Two records give different {new.metric_type} of the {new.role} on {new.dataset_name}: "
+            f"{old.values or old.value} and {new.values or new.value}. Pass only the records of one set of runs."
+        )
+    return dataclasses.replace(old, values={**old.values, **new.values})
+
+
+def _comparison(row: dict[str, Evaluation]) -> dict[str, Any]:
+    teacher, student = row.get("teacher"), row.get("student")
+    any_score = next(iter(row.values()))
+    seeds = {role: sorted(score.values) for role, score in row.items() if score.values}
+    alike = len({tuple(sorted(score.values)) for score in row.values()}) == 1
+    texts = [", ".join(map(str, s)) if alike else f"{role}: {', '.join(map(str, s))}" for role, s in seeds.items()]
+    comparison = {
+        "about": any_score,
+        "seeds": "; ".join(dict.fromkeys(texts)),
+        "difference": None,
+        "retention": None,
+    }
+    if teacher and student and set(teacher.values) == set(student.values):
+        comparison["difference"] = student.mean - teacher.mean
+        if any_score.higher_is_better and teacher.mean > 0:
+            comparison["retention"] = student.mean / teacher.mean
+    return comparison

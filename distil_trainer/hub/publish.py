@@ -1,0 +1,240 @@
+"""Publishes a folder on the Hub: what arrives is what is here, once, or an error says why not and what to do.
+
+The branch's head is the parent of the commit, and before every try the files on the Hub are compared with those here:
+so a commit whose answer got lost is recognised, never made twice, and a call that was interrupted is simply repeated.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.hf_api import RepoFile
+
+from distil_trainer.errors import PublishError
+from distil_trainer.hub.contents import Contents, git_sha1, read_contents, sha256
+from distil_trainer.hub.patience import Patience
+from distil_trainer.hub.problems import explain
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+_TRIES = 5
+_STALE = ("model", "adapter_model")  # weights on the Hub that are not here would be loaded instead of the new ones
+
+
+@dataclass(frozen=True)
+class Published:
+    """What `publish` did.
+
+    Attributes:
+        url: of the repository, or of the pull request.
+        commit: that holds the files; None for a dry run.
+        contents: what was, or would be, uploaded.
+        sent: paths that were not there yet, or differed; empty if everything was there already.
+    """
+
+    repo_id: str
+    url: str
+    commit: str | None
+    contents: Contents
+    sent: tuple[str, ...]
+
+
+def publish(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | None = None,
+    message: str = "Publish the model and its page",
+    also: Sequence[str] = (),
+    timeout: float = 60.0,
+    dry_run: bool = False,
+) -> Published:
+    """Uploads a model and its page in one commit, and compares what is on the Hub with what is here.
+
+    Weights as safetensors, configuration, tokenizer, README.md, pictures and records are uploaded; nothing else (see
+    `distil_trainer.hub.contents`). Nothing local is changed; after an error, make the same call again.
+
+    Args:
+        folder: a model as `save_model` leaves it, with its page (`write_page`).
+        repo_id: namespace/name; a name alone is put under the token's user. The repository is made if there is none.
+        private: whether a new repository is private; None takes the account's default.
+        revision: the branch, made if there is none; None is "main".
+        create_pr: open a pull request instead of committing to the branch; one that is open already, with this title
+            and of this user, is brought up to date.
+        token: None takes the one of `hf auth login` or HF_TOKEN.
+        message: title of the commit.
+        also: patterns of further files, such as "last-checkpoint/*".
+        timeout: seconds to wait for an answer to one call, and to go on repeating it.
+        dry_run: check and list everything, send nothing.
+
+    Raises:
+        PublishError: with the reason and what to do.
+        CardError: metadata that the Hub would refuse.
+    """
+    if create_pr and revision is not None:
+        raise PublishError("files", "Both revision and create_pr were given.", "A pull request is made to main.")
+    token = token or get_token()
+    contents = read_contents(folder, also=also, secrets=[token] if token else [])
+    if dry_run:
+        return Published(repo_id, f"https://huggingface.co/{repo_id}", None, contents, tuple(contents.files))
+    hub = _Hub(repo_id, token, timeout)
+    upload = _Upload(hub.api, contents, message, revision or "main", create_pr)
+    return hub.insist(lambda: upload.run(_ensure_repository(hub.api, repo_id, private)))
+
+
+def prepare_repository(
+    repo_id: str, *, private: bool | None = None, token: str | None = None, timeout: float = 60.0
+) -> str:
+    """Makes the repository if there is none, so that a job fails before it starts rather than when it publishes.
+
+    Args and errors are those of `publish`. Returns the id with its namespace.
+    """
+    hub = _Hub(repo_id, token or get_token(), timeout)
+    return hub.insist(lambda: _ensure_repository(hub.api, repo_id, private))
+
+
+class _Hub:
+    """The Hub for one job: its client, and how long and how often things are tried."""
+
+    def __init__(self, repo_id: str, token: str | None, timeout: float) -> None:
+        if token is None:
+            raise PublishError(
+                "token", "There is no access token.", "Run `hf auth login`, set HF_TOKEN, or pass token=."
+            )
+        self.api = HfApi(token=token, library_name="distil_trainer")
+        self._repo_id, self._token, self._timeout = repo_id, token, timeout
+        self._patience = Patience(timeout)
+
+    def insist(self, job: Callable[[], Result]) -> Result:
+        """Does a job that may be begun again after any failure, until it succeeds or there is no sense in it."""
+        for attempt in range(1, _TRIES + 1):
+            try:
+                with self._patience.applied():
+                    return job()
+            except Exception as error:
+                problem = explain(error, self._repo_id, self._token)
+                if not problem.passing or attempt == _TRIES:
+                    raise problem.error from error
+                logger.warning(f"{problem.error} Trying again ({attempt + 1} of {_TRIES}).")
+                time.sleep(min(problem.wait or 2.0 ** (attempt - 1), self._timeout))
+        raise AssertionError("the last try returns or raises")
+
+
+def _ensure_repository(api: HfApi, repo_id: str, private: bool | None) -> str:
+    if "/" not in repo_id:
+        repo_id = f"{api.whoami()['name']}/{repo_id}"
+    try:
+        found = api.repo_info(repo_id)
+    except RepositoryNotFoundError:
+        found = None
+    if found is None:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+    elif private and not found.private:
+        raise PublishError(
+            "permission",
+            f"{repo_id} is public, and private=True was asked for.",
+            "Make it private on the Hub, choose another name, or leave private out.",
+        )
+    return repo_id
+
+
+@dataclass
+class _Upload:
+    """One publication; `run` may be called again after any failure."""
+
+    api: HfApi
+    contents: Contents
+    message: str
+    branch: str
+    create_pr: bool
+    additions: dict[str, CommitOperationAdd] = field(default_factory=dict)
+    first_seen: dict[str, str] | None = None  # hashes on the Hub when we came
+
+    def run(self, repo_id: str) -> Published:
+        request = self._open_pull_request(repo_id) if self.create_pr else None
+        revision = f"refs/pr/{request}" if request else self.branch
+        head = self._head(repo_id, revision)
+        there = self._hashes(repo_id, head)
+        changed = [name for name, file in self.contents.files.items() if not _is_same(file, there.get(name))]
+        stale = [name for name in there if _is_stale(name, self.contents)]
+        url = f"{self.api.endpoint}/{repo_id}"
+        if not changed and not stale:
+            return Published(repo_id, f"{url}/discussions/{request}" if request else url, head, self.contents, ())
+        self._check_unchanged_since(there, changed)
+        commit = self.api.create_commit(
+            repo_id,
+            [*(self._addition(name) for name in changed), *(CommitOperationDelete(name) for name in stale)],
+            commit_message=self.message,
+            revision=revision,
+            parent_commit=head,
+            create_pr=self.create_pr and request is None,
+        )
+        self._verify(repo_id, commit.oid)
+        return Published(repo_id, commit.pr_url or url, commit.oid, self.contents, tuple(changed))
+
+    def _open_pull_request(self, repo_id: str) -> int | None:
+        me = self.api.whoami()["name"]
+        requests = self.api.get_repo_discussions(
+            repo_id, author=me, discussion_type="pull_request", discussion_status="open"
+        )
+        return next((request.num for request in requests if request.title == self.message), None)
+
+    def _head(self, repo_id: str, revision: str) -> str:
+        try:
+            return str(self.api.repo_info(repo_id, revision=revision).sha)
+        except RevisionNotFoundError:
+            self.api.create_branch(repo_id, branch=revision, exist_ok=True)
+            return str(self.api.repo_info(repo_id, revision=revision).sha)
+
+    def _hashes(self, repo_id: str, commit: str) -> dict[str, str]:
+        tree = self.api.list_repo_tree(repo_id, recursive=True, revision=commit)
+        return {f.path: f.lfs.sha256 if f.lfs else f.blob_id for f in tree if isinstance(f, RepoFile)}
+
+    def _addition(self, name: str) -> CommitOperationAdd:
+        """Kept for a second try: what was uploaded is not uploaded again."""
+        content = self.contents.files[name]
+        if name not in self.additions:
+            self.additions[name] = CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
+        return self.additions[name]
+
+    def _check_unchanged_since(self, there: Mapping[str, str], changed: Sequence[str]) -> None:
+        """A commit of others to other files is built upon; one to our files is not overwritten unseen."""
+        if self.first_seen is None:
+            self.first_seen = dict(there)
+        by_others = [name for name in changed if there.get(name) != self.first_seen.get(name)]
+        if by_others:
+            raise PublishError(
+                "conflict",
+                f"While this was being published, somebody else changed {', '.join(by_others)} on the Hub.",
+                "Look at what was changed, then publish again.",
+            )
+
+    def _verify(self, repo_id: str, commit: str) -> None:
+        there = self._hashes(repo_id, commit)
+        wrong = [name for name, file in self.contents.files.items() if not _is_same(file, there.get(name))]
+        if wrong:
+            raise PublishError(
+                "server", f"On the Hub {', '.join(wrong)} are not what was sent (commit {commit}).", "Publish again."
+            )
+
+
+def _is_same(content: Path | bytes, hub_hash: str | None) -> bool:
+    if hub_hash is None:
+        return False
+    return hub_hash == (sha256(content) if len(hub_hash) == 64 else git_sha1(content))
+
+
+def _is_stale(name: str, contents: Contents) -> bool:
+    weights = name.startswith(_STALE) and name.endswith((".safetensors", ".safetensors.index.json"))
+    return weights and "/" not in name and name not in contents.files
