@@ -21,6 +21,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations import CodeCarbonCallback
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from distil_trainer.blocks import blocks
 from distil_trainer.errors import CaptureError
@@ -28,7 +29,9 @@ from distil_trainer.plain import without_paths
 from distil_trainer.record import HUB_ID, AlignmentFacts, Emissions, Hardware, ModelFacts
 
 _PACKAGES = ("distil_trainer", "transformers", "torch", "datasets", "accelerate", "huggingface_hub")
-_NOT_SCIENCE = re.compile(r"output_dir|logging_dir|run_name|report_to|disable_tqdm|push_to_hub.*|hub_.*|.*token")
+_NOT_SCIENCE = re.compile(
+    r"output_dir|logging_dir|run_name|report_to|disable_tqdm|dataloader_pin_memory|push_to_hub.*|hub_.*|.*token"
+)
 _SECRET = re.compile(r"(?i)((?:token|secret|password|api_?key)\S*?[= ]\s*)\S+|hf_\w{20,}")
 
 
@@ -104,10 +107,21 @@ def all_arguments(args: TrainingArguments) -> dict[str, Any]:
 
 
 def changed_arguments(args: TrainingArguments) -> dict[str, Any]:
-    """Those of `all_arguments` that differ from a default-built `TrainingArguments`."""
-    default = all_arguments(type(args)(output_dir="out", use_cpu=args.use_cpu))  # one process has one device
-    default["use_cpu"] = False
-    return {name: value for name, value in all_arguments(args).items() if value != default.get(name)}
+    """Those of `all_arguments` that differ from the default.
+
+    The defaults are read off the class: to make an instance would reset the state of accelerate while it is in use.
+    """
+    defaults = {
+        f.name: _plain(f.default if f.default_factory is dataclasses.MISSING else f.default_factory())
+        for f in dataclasses.fields(args)
+        if f.init
+    }
+    defaults["accelerator_config"] = _plain(AcceleratorConfig())  # what None becomes
+    return {
+        name: value
+        for name, value in all_arguments(args).items()
+        if value != defaults[name] and (value or defaults[name])  # None, False and "" alike mean that it is not set
+    }
 
 
 def loss_curve(log_history: Iterable[Mapping[str, Any]]) -> dict[str, tuple[tuple[int, float], ...]]:

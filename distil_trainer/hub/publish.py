@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from distil_trainer.errors import PublishError
@@ -101,7 +101,13 @@ def prepare_repository(
     Args and errors are those of `publish`. Returns the id with its namespace.
     """
     hub = _Hub(repo_id, token or get_token(), timeout)
-    return hub.insist(lambda: _ensure_repository(hub.api, repo_id, private))
+    return hub.insist(lambda: _prepare(hub.api, repo_id, private))
+
+
+def _prepare(api: HfApi, repo_id: str, private: bool | None) -> str:
+    if api.whoami().get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise PublishError("permission", "The access token may only read.", "Use a token with the right to write.")
+    return _ensure_repository(api, repo_id, private)
 
 
 class _Hub:
@@ -136,6 +142,8 @@ def _ensure_repository(api: HfApi, repo_id: str, private: bool | None) -> str:
         repo_id = f"{api.whoami()['name']}/{repo_id}"
     try:
         found = api.repo_info(repo_id)
+    except GatedRepoError:  # to the client, that is a kind of not found
+        raise
     except RepositoryNotFoundError:
         found = None
     if found is None:

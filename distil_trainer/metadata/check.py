@@ -72,6 +72,11 @@ def _each(item_check: Check, *, alone: bool = False) -> Check:
     return check
 
 
+def _or_empty(check: Check) -> Check:
+    """For a list that the Hub takes empty, too."""
+    return lambda value, where: iter(()) if value == [] else check(value, where)
+
+
 def _keys(required: dict[str, Check], optional: dict[str, Check]) -> Check:
     def check(value: Any, where: str) -> Problems:
         if not isinstance(value, dict):
@@ -133,7 +138,7 @@ _RESULT = _keys(
     {"task": _keys({"type": _ANY_TEXT}, {"name": _ANY_TEXT}), "dataset": _DATASET, "metrics": _each(_METRIC)},
     {"source": _keys({"url": _ANY_TEXT}, {"name": _ANY_TEXT})},
 )
-_MODEL = _keys({"name": _ANY_TEXT, "results": _each(_RESULT)}, {})
+_MODEL = _keys({"name": _ANY_TEXT, "results": _or_empty(_each(_RESULT))}, {})  # Trainer's own card has none
 
 
 def _model(model: Any, where: str) -> Problems:

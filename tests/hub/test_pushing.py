@@ -1,0 +1,170 @@
+"""What `DistillationTrainer` does with the Hub, in a process of its own, against the server."""
+
+import json
+import re
+
+import pytest
+from client import run_client
+from server import HubServer
+
+TOKEN = "hf_" + "t" * 34
+SETUP = f"""
+import sys
+sys.path.insert(0, {__file__.rsplit("/", 2)[0]!r})
+import os
+os.environ["HF_HUB_OFFLINE"] = "0"  # else conftest switches it on
+from conftest import pad_batch, ragged_examples, tiny_model
+from transformers import BertModel, TrainingArguments
+from distil_trainer import DistillationTrainer, build_student, methods, student_config
+from distil_trainer.errors import PublishError
+
+def make_trainer(folder, **options):
+    teacher = tiny_model(BertModel)
+    student = build_student(teacher, student_config(teacher.config, num_hidden_layers=2))
+    defaults = dict(max_steps=3, logging_steps=1, save_steps=1, report_to="none", use_cpu=True, disable_tqdm=True,
+                    dataloader_pin_memory=False, push_to_hub=True, hub_token={TOKEN!r}, save_total_limit=2)
+    return DistillationTrainer(
+        model=student, teacher_model=teacher, alignments=methods.lightmbert(student_layers=2, teacher_layers=4),
+        args=TrainingArguments(folder, **{{**defaults, **options}}), train_dataset=ragged_examples(24, labels=False),
+        data_collator=pad_batch)
+"""
+
+
+@pytest.fixture
+def hub():
+    with HubServer() as server:
+        yield server
+
+
+def run(hub, tmp_path, code, **environment):
+    return run_client(hub, tmp_path / "hf", f"{SETUP}\nfolder = {str(tmp_path / 'out')!r}\n{code}", **environment)
+
+
+def test_the_strategies_push_the_student_and_its_page(hub, tmp_path):
+    run(
+        hub,
+        tmp_path,
+        """
+for strategy in ("end", "every_save", "checkpoint", "all_checkpoints"):
+    trainer = make_trainer(f"{folder}/{strategy}", hub_strategy=strategy, hub_always_push=True,
+                           hub_model_id=f"me/{strategy}", hub_private_repo=True)
+    trainer.train()
+    trainer._finish_current_push()
+done = trainer.push_to_hub("The end", license="mit", language="sv")
+assert done.commit and done.repo_id == "me/all_checkpoints", done
+""",
+    )
+    repos = {name: hub.repo("model", f"me/{name}") for name in ("end", "every_save", "checkpoint", "all_checkpoints")}
+    titles = [f"Training in progress, step {step}" for step in (3, 2, 1)]
+    assert all(repo.private for repo in repos.values())
+    assert [c.title for c in repos["end"].commits()] == ["initial commit"]  # Trainer leaves the end to push_to_hub
+    assert [c.title for c in repos["every_save"].commits()] == [*titles, "initial commit"]
+    assert [c.title for c in repos["all_checkpoints"].commits()] == ["The end", *titles, "initial commit"]
+    page = {".gitattributes", "README.md", "config.json", "distillation.json", "layer_map.png", "loss_curves.png"}
+    assert repos["every_save"].files().keys() == page | {"model.safetensors"}
+    resume = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "model.safetensors", "config.json"}
+    assert {n for n in repos["checkpoint"].files() if "/" in n} == {f"last-checkpoint/{name}" for name in resume}
+    assert {n.split("/")[0] for n in repos["all_checkpoints"].files() if "/" in n} == {
+        f"checkpoint-{step}" for step in (1, 2, 3)
+    }
+    card = repos["all_checkpoints"].files()["README.md"].decode()
+    assert "# all\\_checkpoints" in card
+    assert 'from_pretrained("me/all_checkpoints")' in card
+    assert "license: mit" in card
+    record = json.loads(repos["every_save"].files()["distillation.json"])
+    assert (record["student"]["id"], record["steps"]) == ("me/every_save", 3)
+    for repo in repos.values():
+        for commit in repo.commits():
+            assert not [name for name in commit.files if name.endswith("training_args.bin")]
+            assert not [name for name, file in commit.files.items() if TOKEN.encode() in file.data]
+            assert not [name for name, file in commit.files.items() if str(tmp_path).encode() in file.data]
+    assert not list(tmp_path.glob("out/*/.push-*"))
+
+
+def test_a_push_that_fails_in_the_background_is_reported_and_made_up_for(hub, tmp_path):
+    hub.fault("preupload", "status", status=403, times=2, body={"error": "storage quota exceeded"})
+    output = run(
+        hub,
+        tmp_path,
+        """
+import logging
+trainer = make_trainer(folder, hub_strategy="every_save", hub_always_push=True, max_steps=2)
+seen = []
+handler = logging.Handler()
+handler.emit = lambda record: seen.append(record.getMessage())
+logging.getLogger("transformers").addHandler(handler)
+logging.getLogger("distil_trainer").addHandler(handler)
+trainer.train()
+print([line for line in seen if "failed" in line])
+future = trainer.push_to_hub(blocking=False)
+print("sent", len(future.result().sent))
+""",
+    )
+    assert len(re.findall("A push to me/out failed.*?quota", output)) == 2
+    assert "sent 6" in output
+    assert "model.safetensors" in hub.repo("model", "me/out").files()
+
+
+def test_a_token_that_may_not_write_is_told_before_training(hub, tmp_path):
+    hub.add("model", "me/student", {"a": b"1"})
+    hub.role = "read"
+    output = run(
+        hub,
+        tmp_path,
+        """
+try:
+    make_trainer(folder, hub_model_id="me/student")
+except PublishError as error:
+    print(error.reason)
+""",
+    )
+    assert output == "permission\n"
+
+
+def test_text_by_hand_survives_and_the_student_loads_without_a_warning(hub, tmp_path):
+    output = run(
+        hub,
+        tmp_path,
+        """
+from pathlib import Path
+trainer = make_trainer(folder, push_to_hub=False, save_strategy="no", hub_model_id="me/student")
+trainer.train()
+trainer.push_to_hub()
+page = Path(folder, "README.md")
+page.write_text(page.read_text().replace("<!-- keep: notes -->", "<!-- keep: notes -->\\nAsk *Anna*."))
+print(len(trainer.push_to_hub().sent))
+
+import logging
+from transformers import AutoModel
+trainer.model.save_pretrained("copy")
+seen = []
+handler = logging.Handler()
+handler.emit = lambda record: seen.append(record.getMessage())
+logging.getLogger("transformers").addHandler(handler)
+model = AutoModel.from_pretrained("me/student")
+print(seen, all((a == b).all() for a, b in zip(model.state_dict().values(), trainer.model.state_dict().values())))
+""",
+    )
+    sent, loaded = output.splitlines()[-2:]
+    assert int(sent) >= 1
+    assert loaded == "[] True"
+    assert "Ask *Anna*.\n<!-- /keep: notes -->" in hub.repo("model", "me/student").files()["README.md"].decode()
+
+
+def test_without_a_teacher_the_card_of_trainer_is_pushed_and_nothing_private(hub, tmp_path):
+    run(
+        hub,
+        tmp_path,
+        """
+from transformers import BertForMaskedLM
+trainer = DistillationTrainer(
+    model=tiny_model(BertForMaskedLM), task_weight=1.0, train_dataset=ragged_examples(8), data_collator=pad_batch,
+    args=TrainingArguments(folder, max_steps=1, report_to="none", use_cpu=True, disable_tqdm=True, push_to_hub=True,
+                           dataloader_pin_memory=False, save_strategy="no", hub_token=os.environ["HF_TOKEN"]))
+trainer.train()
+trainer.push_to_hub()
+""",
+    )
+    files = hub.repo("model", "me/out").files()
+    assert {"README.md", "model.safetensors"} <= files.keys()
+    assert "training_args.bin" not in files
