@@ -18,7 +18,7 @@ from distil_trainer.recipe import DistillRecipe, FinetuneRecipe, load_recipe
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "accelerate")
 DISTILL = [path for path in RECIPES if "teacher" in yaml.safe_load(path.read_text())]
-FINETUNE = [path for path in RECIPES if path not in DISTILL]
+FINETUNE = [path for path in RECIPES if "seeds" in yaml.safe_load(path.read_text())]
 WORDS = """the a of to is an array that holds rows and columns copy order returns given value when""".split()  # noqa: SIM905
 
 
