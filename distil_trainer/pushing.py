@@ -38,6 +38,8 @@ class PushingTrainer(Trainer):
         """
         if not self.is_world_process_zero():
             return
+        for left in Path(str(self.args.output_dir)).glob(".push-*"):  # of a run that was killed while it pushed
+            shutil.rmtree(left)
         self.hub_model_id = prepare_repository(
             self.args.hub_model_id or Path(str(self.args.output_dir)).absolute().name,
             private=self.args.hub_private_repo if private is None else private,

@@ -1,25 +1,33 @@
 import dataclasses
 import json
 import os
+import re
+import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaModel, TrainingArguments
+from transformers.integrations import CodeCarbonCallback
 
 from distil_trainer.errors import RecordError
 from distil_trainer.facts import (
     alignment_facts,
+    all_arguments,
     changed_arguments,
     command,
+    git_commit,
     hardware,
     hub_id,
     loss_curve,
+    measured_emissions,
     model_facts,
     now,
+    peak_memory_gib,
     versions,
 )
 from distil_trainer.plain import without_paths
-from distil_trainer.record import Evaluation, ModelFacts, Record
+from distil_trainer.record import Emissions, Evaluation, ModelFacts, Record
 
 # Put together here, so that no scanner takes this file for a leak.
 TOKEN = "hf_" + "aB3" * 10
@@ -240,6 +248,52 @@ def test_only_changed_arguments_and_nothing_private(tmp_path):
         "use_cpu": True,
     }
     assert Record(stage="distill", hyperparameters=changed_arguments(args)).hyperparameters["seed"] == 100
+
+
+def test_all_arguments_are_those_that_are_set_and_nothing_private(tmp_path):
+    arguments = all_arguments(TrainingArguments(output_dir=str(tmp_path), hub_token=TOKEN, use_cpu=True))
+    assert arguments["learning_rate"] == 5e-5
+    assert None not in arguments.values()
+    assert not {"output_dir", "hub_token", "run_name", "report_to"} & arguments.keys()
+    assert Record(stage="distill", arguments=arguments).arguments == arguments
+
+
+def test_what_differs_is_found_without_making_other_arguments(tmp_path, monkeypatch):
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    # Making an instance resets the state of accelerate, which a run that is being recorded still needs.
+    monkeypatch.setattr(TrainingArguments, "__post_init__", lambda self: pytest.fail("an instance was made"))
+    assert changed_arguments(args) == {"use_cpu": True}
+
+
+def test_the_commit_of_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert git_commit() is None
+    (tmp_path / "a").write_text("1")
+    who = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+    for words in (["init", "-q"], ["add", "a"], [*who, "commit", "-qm", "c"]):
+        subprocess.run(["git", *words], check=True)
+    commit = git_commit()
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    (tmp_path / "untracked").write_text("2")
+    assert git_commit() == commit
+    (tmp_path / "a").write_text("2")
+    assert git_commit() == f"{commit}-dirty"
+
+
+def test_the_peak_of_memory_is_of_this_process():
+    assert 0.05 < peak_memory_gib() < 100
+
+
+def test_emissions_are_those_that_codecarbon_measured():
+    class Tracker:
+        final_emissions_data = SimpleNamespace(emissions=0.0125, energy_consumed=0.5, country_name="Sweden")
+
+    callback = CodeCarbonCallback.__new__(CodeCarbonCallback)  # codecarbon itself is not installed
+    callback.tracker = Tracker()
+    assert measured_emissions([object(), callback]) == Emissions(co2_grams=12.5, energy_kwh=0.5, country="Sweden")
+    callback.tracker = None
+    assert measured_emissions([callback]) is None
 
 
 def test_facts_of_a_model(tmp_path):

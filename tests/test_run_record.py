@@ -1,4 +1,5 @@
 import pytest
+import torch
 from conftest import pad_batch, ragged_examples, tiny_model
 from transformers import BertModel
 
@@ -38,6 +39,9 @@ def test_a_record_holds_the_facts_of_the_run(trainer):
     assert record.tokens == sum(len(example["input_ids"]) for example in ragged_examples(24))
     assert len(record.loss_curve["loss/hidden_states_s2_t4"]) == 3
     assert record.seconds > 0
+    assert record.arguments.keys() >= record.hyperparameters.keys()
+    assert record.peak_memory_gib > 0
+    assert record.best_step is None
 
 
 def test_parameters_that_got_no_gradient_are_named(trainer):
@@ -45,10 +49,24 @@ def test_parameters_that_got_no_gradient_are_named(trainer):
     assert set(record_run(trainer).never_trained) == {"pooler.dense.weight", "pooler.dense.bias"}
 
 
+def test_the_teacher_is_as_it_is_stored_whatever_it_computed_in(make_args):
+    teacher = tiny_model(BertModel)
+    trainer = DistillationTrainer(
+        model=build_student(teacher, student_config(teacher.config, num_hidden_layers=2)),
+        args=make_args(),
+        teacher_model=teacher,
+        teacher_dtype=torch.bfloat16,
+        alignments=methods.lightmbert(student_layers=2, teacher_layers=4),
+    )
+    record = record_run(trainer)
+    assert (record.teacher.dtype, record.teacher_dtype) == ("float32", "bfloat16")
+
+
 def test_a_page_without_matplotlib_has_no_picture(trainer, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("distil_trainer.page.find_spec", lambda name: None)
     page = write_page(tmp_path, [record_run(trainer)])
     assert "matplotlib is not installed" in caplog.text
+    assert not (tmp_path / "layer_map.png").exists()
     assert "loss_curves.png" not in page.read_text()
     assert not (tmp_path / "loss_curves.png").exists()
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from client import run_client
@@ -168,3 +170,32 @@ trainer.push_to_hub()
     files = hub.repo("model", "me/out").files()
     assert {"README.md", "model.safetensors"} <= files.keys()
     assert "training_args.bin" not in files
+
+
+def test_of_two_processes_only_the_first_talks_to_the_hub(hub, tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        f"""{SETUP}
+trainer = make_trainer({str(tmp_path / "out")!r}, hub_strategy="every_save", hub_always_push=True, max_steps=2)
+rank = trainer.args.process_index
+if rank == 1:  # whatever asks the Hub from here would fail
+    os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+trainer.train()
+pushed = trainer.push_to_hub()
+open({str(tmp_path)!r} + f"/rank{{rank}}.txt", "w").write(str(pushed and pushed.commit))
+os._exit(0)  # two gloo processes are now and then aborted when they are taken down
+"""
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**hub.environment(tmp_path / "hf"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, str(script)], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert not done.returncode, done.stderr[-4000:]
+    repo = hub.repo("model", "me/out")
+    assert (tmp_path / "rank0.txt").read_text() == repo.head().oid
+    assert (tmp_path / "rank1.txt").read_text() == "None"
+    titles = ["End of training", *(f"Training in progress, step {step}" for step in (2, 1)), "initial commit"]
+    assert [commit.title for commit in repo.commits()] == titles
+    assert len([request for request in hub.requests if request.route == "create_repo"]) == 1
+    assert json.loads(repo.files()["distillation.json"])["hardware"]["processes"] == 2
