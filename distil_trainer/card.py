@@ -29,7 +29,7 @@ _RUN_FACTS = (
     *("alignments", "task_weight", "never_trained", "hyperparameters", "arguments", "versions", "hardware", "date"),
     *("seconds", "steps", "tokens", "peak_memory_gib", "emissions", "command", "git_commit", "seeds", "loss_curve"),
 )
-_TABLE_ROWS = 10  # of the losses by step, where there was no evaluation to choose them by
+_TABLE_ROWS, _FEW_ROWS = 10, 3  # of the table of losses
 
 
 def render_card(
@@ -181,17 +181,14 @@ def _faster(rows: Sequence[Mapping[str, SpeedFacts | None]]) -> float | None:
 
 
 def _loss_table(record: Record) -> dict[str, Any]:
-    """The losses by step: at every evaluation, or where there was none at some steps from the first to the last."""
-    curve = {name: dict(points) for name, points in record.loss_curve.items()}
-    steps = sorted(curve.get("eval_loss", ()) or {step for points in curve.values() for step in points})
-    if "eval_loss" not in curve and len(steps) > _TABLE_ROWS:
-        steps = [steps[round(i * (len(steps) - 1) / (_TABLE_ROWS - 1))] for i in range(_TABLE_ROWS)]
-    names = sorted(curve, key=lambda name: (name.startswith("eval_"), name.count("/"), name))
-    rows = [
-        # the average that was logged last up to this step
-        (step, [next((v for s, v in sorted(curve[name].items(), reverse=True) if s <= step), None) for name in names])
-        for step in steps
-    ]
+    """The training losses, and that of evaluation, by step: at evaluations, or where those are few evenly spread."""
+    curve = {name: dict(points) for name, points in record.loss_curve.items() if not name.startswith("eval_loss/")}
+    evaluated, logged = set(curve.get("eval_loss", ())), sorted({step for points in curve.values() for step in points})
+    last = len(logged) - 1
+    spread = {logged[round(i * last / (_TABLE_ROWS - 1))] for i in range(_TABLE_ROWS)}
+    steps = sorted(evaluated if len(evaluated) >= _FEW_ROWS else evaluated | spread)
+    names = sorted(curve, key=lambda name: (name == "eval_loss", name))
+    rows = [(step, [curve[name].get(step) for name in names]) for step in steps]
     return {"names": names, "rows": rows, "best": record.best_step}
 
 

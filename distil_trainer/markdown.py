@@ -76,7 +76,7 @@ def _decimals(value: float | None, digits: int = 2) -> str | None:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f}%"
+    return f"{100 * value:.1f}%" if value >= 0.0005 or value == 0 else "less than 0.1%"
 
 
 def _megabytes(value: int | None) -> str | None:

@@ -20,7 +20,16 @@ from transformers import (
 )
 
 from distil_trainer.data import find_files, label_list, tokenize_and_label
-from distil_trainer.facts import changed_arguments, command, hardware, now, versions
+from distil_trainer.facts import (
+    all_arguments,
+    changed_arguments,
+    command,
+    git_commit,
+    hardware,
+    now,
+    peak_memory_gib,
+    versions,
+)
 from distil_trainer.metrics import token_classification_metrics
 from distil_trainer.recipe import FinetuneRecipe, NerData, load_recipe, model_path
 from distil_trainer.record import DataFacts, Evaluation, Record
@@ -110,10 +119,13 @@ def record_of(
         stage="finetune",
         data=(data_facts(recipe.data, splits["train"], "train"), data_facts(recipe.data, splits["test"], "evaluation")),
         hyperparameters=changed_arguments(trainer.args),
+        arguments=all_arguments(trainer.args),
         versions=versions(),
         hardware=hardware(),
         date=now(),
+        peak_memory_gib=peak_memory_gib(),
         command=command(),
+        git_commit=git_commit(),
         seeds=recipe.seeds,
         evaluations=tuple(evaluation(recipe.data, role, values) for role, values in scores.items()),
         speed=measure_speeds(untrained, length=recipe.max_length),

@@ -243,8 +243,9 @@ To fine-tune it, load it with a new head, and train that on your labels:
 ```python
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("me/swedish-mbert")
-model = AutoModelForTokenClassification.from_pretrained("me/swedish-mbert", num_labels=9)
+name = "me/swedish-mbert"
+tokenizer = AutoTokenizer.from_pretrained(name)
+model = AutoModelForTokenClassification.from_pretrained(name, num_labels=9)
 print(model.num_labels)
 ```
 
@@ -334,6 +335,7 @@ Hyper-parameters that differ from the default of `TrainingArguments`:
 
 | Step | `loss` | `loss/logits` | `eval_loss` |
 |---:|---:|---:|---:|
+| 1 | 4 | 3 | |
 | 2 | 2 | 1.5 | 2.25 |
 | 3 (kept) | 1 | 0.5 | 1.235 |
 
@@ -360,6 +362,12 @@ The student holds weights of the teacher: the teacher's licence applies to it, t
 
 ## Citation
 
+The teacher:
+
+```bibtex
+@misc{teacher}
+```
+
 The method:
 
 ```bibtex
@@ -370,12 +378,6 @@ The method:
   eprint = {2103.06418},
   archivePrefix = {arXiv}
 }
-```
-
-The teacher:
-
-```bibtex
-@misc{teacher}
 ```
 
 The library:
@@ -407,6 +409,20 @@ def test_every_loss_has_its_formula(feature, loss):
     layers = {} if feature == "logits" else BLOCKS
     card = render_card(distilled(alignments=[{"name": "x", "feature": feature, "loss": loss, **layers}]))
     assert f"| `{loss}`: " in card
+
+
+def table(curve, **facts):
+    card = render_card(distilled(loss_curve=curve, **facts), picture=None)
+    return re.findall(r"^\| (\d[\d,]*(?: \(kept\))?) \|", card.split("### Loss curves")[1].split("##")[0], re.MULTILINE)
+
+
+def test_the_table_of_losses_has_the_evaluations_or_some_steps():
+    logged = [[10 * i, 1 / i] for i in range(1, 101)]
+    assert table({"loss": logged}) == ["10", "120", "230", "340", "450", "560", "670", "780", "890", "1,000"]
+    evaluated = [[200, 1.0], [400, 0.5], [1000, 0.25]]
+    assert table({"loss": logged, "eval_loss": evaluated}, best_step=400) == ["200", "400 (kept)", "1,000"]
+    assert len(table({"loss": logged, "eval_loss": evaluated[-1:]})) == 10
+    assert table({"loss": [[1, 2.0]]}) == ["1"]
 
 
 def test_the_same_records_give_the_same_card(tmp_path):
@@ -587,7 +603,7 @@ def test_hostile_strings_break_neither_yaml_nor_markdown_nor_html():
     }  # fmt: skip
     assert {c.attrs["href"][:12] for c in inline if c.type == "link_open"} == {"https://a.b/"}
     assert [c.attrs["src"][:1] for c in inline if c.type == "image"] == ["x", "x"]
-    assert [t.info for t in tokens if t.type == "fence"] == ["python", "python", "bash", "bibtex", "bibtex"]
+    assert [t.info for t in tokens if t.type == "fence"] == ["python", "python", "bash", "bibtex", "bibtex", "bibtex"]
     for table in re.findall(r"(?:^\|.*\n)+", body, re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
     assert "49" not in body

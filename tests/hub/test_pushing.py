@@ -71,7 +71,7 @@ assert done.commit and done.repo_id == "me/all_checkpoints", done
     }
     card = repos["all_checkpoints"].files()["README.md"].decode()
     assert "# all\\_checkpoints" in card
-    assert 'from_pretrained("me/all_checkpoints")' in card
+    assert 'name = "me/all_checkpoints"' in card
     assert "license: mit" in card
     record = json.loads(repos["every_save"].files()["distillation.json"])
     assert (record["student"]["id"], record["steps"]) == ("me/every_save", 3)
