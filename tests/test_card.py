@@ -309,7 +309,7 @@ Hyper-parameters that differ from the default of `TrainingArguments`:
 - Tokens seen: 2,048,000
 - Seeds: 100
 - Peak memory: 3.5 GiB
-- Energy and emissions, by codecarbon: 0.5 kWh, 12.35 g CO₂e, Sweden
+- Energy and emissions, by codecarbon: 0.5 kWh, 12.35 g CO₂e, with the electricity of Sweden
 - Hardware: H200, AMD EPYC, 2 threads, 7.5 GiB of memory, 1 process
 - Versions: distil\\_trainer 0.1.0, torch 2.13
 - Git commit: `0123abc-dirty`
