@@ -260,7 +260,7 @@ class PublishRecipe:
         revision: branch to publish on; null is "main".
         create_pr: open a pull request instead.
         message: title of the commit.
-        timeout: seconds to wait for the Hub's answer.
+        timeout: seconds after which a publication that makes no progress ends.
         dry_run: write the page and list what would be uploaded, send nothing.
     """
 
@@ -271,7 +271,7 @@ class PublishRecipe:
     revision: str | None = None
     create_pr: bool = False
     message: str = "Publish the model and its page"
-    timeout: float = 60.0
+    timeout: float = 180.0
     dry_run: bool = False
 
     def __post_init__(self) -> None:

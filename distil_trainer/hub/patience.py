@@ -16,11 +16,12 @@ class Patience:
     """Limits on the client of huggingface_hub, which has none of its own.
 
     Args:
-        seconds: to wait for an answer to one call, and to go on repeating it, counted from its first repetition.
+        seconds: after which a job that makes no progress ends. A third is for the first try of a call, a third for its
+            repetitions, and a third for the last of these.
     """
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+        self.seconds = seconds / 3
         self.calls: dict[str, tuple[int, float]] = {}  # call -> how often it was made, time of the second
 
     @contextmanager

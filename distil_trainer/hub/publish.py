@@ -57,7 +57,7 @@ def publish(
     token: str | None = None,
     message: str = "Publish the model and its page",
     also: Sequence[str] = (),
-    timeout: float = 60.0,
+    timeout: float = 180.0,
     dry_run: bool = False,
 ) -> Published:
     """Uploads a model and its page in one commit, and compares what is on the Hub with what is here.
@@ -75,7 +75,7 @@ def publish(
         token: None takes the one of `hf auth login` or HF_TOKEN.
         message: title of the commit.
         also: patterns of further files, such as "last-checkpoint/*".
-        timeout: seconds to wait for an answer to one call, and to go on repeating it.
+        timeout: seconds after which a publication that makes no progress ends. One answer may take a third of it.
         dry_run: check and list everything, send nothing.
 
     Raises:
@@ -94,7 +94,7 @@ def publish(
 
 
 def prepare_repository(
-    repo_id: str, *, private: bool | None = None, token: str | None = None, timeout: float = 60.0
+    repo_id: str, *, private: bool | None = None, token: str | None = None, timeout: float = 180.0
 ) -> str:
     """Makes the repository if there is none, so that a job fails before it starts rather than when it publishes.
 
@@ -119,7 +119,7 @@ class _Hub:
                 "token", "There is no access token.", "Run `hf auth login`, set HF_TOKEN, or pass token=."
             )
         self.api = HfApi(token=token, library_name="distil_trainer")
-        self._repo_id, self._token, self._timeout = repo_id, token, timeout
+        self._repo_id, self._token = repo_id, token
         self._patience = Patience(timeout)
 
     def insist(self, job: Callable[[], Result]) -> Result:
@@ -133,7 +133,7 @@ class _Hub:
                 if not problem.passing or attempt == _TRIES:
                     raise problem.error from error
                 logger.warning(f"{problem.error} Trying again ({attempt + 1} of {_TRIES}).")
-                time.sleep(min(problem.wait or 2.0 ** (attempt - 1), self._timeout))
+                time.sleep(min(problem.wait or 2.0 ** (attempt - 1), self._patience.seconds))
         raise AssertionError("the last try returns or raises")
 
 

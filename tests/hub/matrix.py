@@ -1,6 +1,6 @@
 """Every route of a publication x every fault: how it ends, after how long, and whether anything is doubled or lost.
 
-python tests/hub/matrix.py [--timeout 10]   # prints the table of docs/publishing.md
+python tests/hub/matrix.py [--timeout 30]   # prints the table of docs/publishing.md
 """
 
 import argparse
@@ -80,7 +80,7 @@ def try_fault(
 def main() -> None:
     """All cells, as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--timeout", type=float, default=10.0)
+    parser.add_argument("--timeout", type=float, default=30.0)
     timeout = parser.parse_args().timeout
     doubled = lost = 0
     print("| route |", " | ".join(FAULTS), "|\n|:---|" + "---:|" * len(FAULTS))

@@ -45,7 +45,7 @@ def ours(hub, branch="main"):
 
 
 def publish(publisher, folder, repo_id="me/student", **options):
-    return publisher.publish(folder, **{"repo_id": repo_id, "timeout": 2, "message": "Ours", **options})
+    return publisher.publish(folder, **{"repo_id": repo_id, "timeout": 6, "message": "Ours", **options})
 
 
 def test_a_model_and_its_page_arrive_and_nothing_else(hub, publisher, folder):
@@ -129,7 +129,7 @@ def test_a_lost_race_for_our_files_is_reported(hub, publisher, folder):
 def test_a_commit_that_arrives_after_its_time_out_is_not_made_again(hub, publisher, folder):
     hub.add("model", "me/student", {"a": b"1"})
     hub.fault("commit", "delay", seconds=1.5)
-    assert publish(publisher, folder, timeout=0.5)["commit"]
+    assert publish(publisher, folder, timeout=1.5)["commit"]
     assert len(ours(hub)) == 1
 
 
@@ -148,14 +148,14 @@ def test_what_the_hub_stored_wrongly_is_found(hub, publisher, folder):
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("fault", ["500 once", "applied, then reset"])
 def test_a_fault_that_passes_is_survived(hub, publisher, folder, route, fault):
-    outcome = try_fault(hub, publisher, folder, "student", route, fault, timeout=0.5)
+    outcome = try_fault(hub, publisher, folder, "student", route, fault, timeout=1.5)
     assert (outcome.error, outcome.commits, outcome.missing, outcome.changed_here) == (None, 1, [], False)
 
 
 @pytest.mark.parametrize("route", ["repo_info", "tree", "lfs_put", "commit"])
 @pytest.mark.parametrize("fault", ["hangs always", "500 always"])
 def test_a_fault_that_stays_ends_in_our_error(hub, publisher, folder, route, fault):
-    outcome = try_fault(hub, publisher, folder, "student", route, fault, timeout=0.3)
+    outcome = try_fault(hub, publisher, folder, "student", route, fault, timeout=0.9)
     assert outcome.error == "server"
     assert outcome.seconds < 6
     assert (outcome.commits, outcome.changed_here) == (0, False)
@@ -165,17 +165,17 @@ def test_a_fault_that_stays_ends_in_our_error(hub, publisher, folder, route, fau
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_whole_matrix(hub, publisher, folder, route, fault):
-    outcome = try_fault(hub, publisher, folder, "student", route, fault, timeout=2)
+    outcome = try_fault(hub, publisher, folder, "student", route, fault, timeout=6)
     succeeds = fault not in ALWAYS
     assert (outcome.error is None, outcome.commits) == (succeeds, int(succeeds))
     assert not (succeeds and outcome.missing)
     assert not outcome.changed_here
-    assert outcome.seconds < 4 * 2 + 2
+    assert outcome.seconds < 6 + 4  # the client's own pauses between tries count for more than at 180 s
 
 
 def test_after_a_failure_the_same_call_goes_on(hub, publisher, folder):
     hub.fault("commit", "status", status=500, times=None)
-    assert publish(publisher, folder, timeout=0.3)["reason"] == "server"
+    assert publish(publisher, folder, timeout=0.9)["reason"] == "server"
     hub.reset_faults()
     hub.requests.clear()
     assert publish(publisher, folder)["commit"]
@@ -211,7 +211,7 @@ CONFLICT = {"error": "Cannot create repo: another conflicting operation is in pr
 )
 def test_an_error_has_its_reason_and_remedy(hub, publisher, folder, prepare, options, reason, message):
     prepare(hub)
-    answer = publish(publisher, folder, **{"timeout": 0.3, **options})
+    answer = publish(publisher, folder, **{"timeout": 0.9, **options})
     assert answer["reason"] == reason
     assert message in answer["message"]
     assert "hf_x" not in answer["message"]
