@@ -1,10 +1,11 @@
 """What of a folder is published: the files that a model page needs, without secrets, and nothing else."""
 
 import hashlib
+import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -31,6 +32,8 @@ _PUBLISHED = (
 )
 # Not even when asked for: pickles that hold paths and tokens, and what is hidden.
 _NEVER = ("training_args.bin", "*.pkl", "*.pickle", ".*")
+_TOKEN = re.compile(TOKEN.pattern.encode())
+_BLOCK, _OVERLAP = 1 << 20, 1 << 10  # bytes
 _LOCAL_PATH_KEYS = re.compile(r"(.*_)?(name_or_path|path|dir|file|folder)")
 
 
@@ -87,7 +90,7 @@ def read_contents(folder: str | os.PathLike[str], *, also: Sequence[str] = (), s
     _check_complete(folder, files)
     for name, content in files.items():
         _check_secrets(name, content, secrets)
-    return Contents(files, left_out, check_metadata((folder / "README.md").read_text(encoding="utf-8")))
+    return Contents(files, left_out, check_metadata((folder / "README.md").read_bytes().decode(errors="replace")))
 
 
 def sha256(content: Path | bytes) -> str:
@@ -96,7 +99,7 @@ def sha256(content: Path | bytes) -> str:
         return hashlib.sha256(content).hexdigest()
     digest = hashlib.sha256()
     with content.open("rb") as stream:
-        while block := stream.read(1 << 20):
+        while block := stream.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
 
@@ -132,7 +135,10 @@ def _check_complete(folder: Path, files: dict[str, Path | bytes]) -> None:
         except (SafetensorError, OSError) as error:
             raise PublishError("files", f"{name} cannot be read: {error}.", "Save the model again.") from error
     for index in (name for name in files if name.endswith(".safetensors.index.json")):
-        shards = set(json.loads((folder / index).read_bytes())["weight_map"].values())
+        try:
+            shards = set(json.loads((folder / index).read_bytes())["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PublishError("files", f"{index} is no index of weights: {error}.", "Save the model again.") from error
         if missing := sorted(shards - files.keys()):
             raise PublishError("files", f"{index} names {missing[0]}, which is not there.", "Save the model again.")
 
@@ -160,12 +166,25 @@ def _cleaned(value: Any, key: str = "") -> Any:
 def _check_secrets(name: str, content: Path | bytes, secrets: Sequence[str]) -> None:
     if isinstance(content, Path) and name.endswith(".safetensors"):
         with safe_open(content, "np") as tensors:  # the only text in it
-            text = json.dumps(tensors.metadata() or {})
-    else:
-        text = (content if isinstance(content, bytes) else content.read_bytes()).decode("utf-8", errors="replace")
-    if TOKEN.search(text) or any(secret in text for secret in secrets):
-        raise PublishError("files", f"{name} holds an access token.", "Remove it, and revoke it on the Hub.")
-    home = str(Path.home())
-    # A vocabulary may hold any word, "/root" too.
-    if name not in _VOCABULARIES and len(home) > 1 and re.search(rf"(?<![\w./-]){re.escape(home)}(?![\w-])", text):
-        raise PublishError("files", f"{name} holds a path of this machine, under {home}.", "Remove it from the file.")
+            content = json.dumps(tensors.metadata() or {}).encode()
+    home = re.escape(str(Path.home()).encode())
+    # A vocabulary may hold any word, "/root" too; and "/" alone is nobody's home.
+    of_home = (
+        None
+        if len(home) < 2 or name.split("/")[-1] in _VOCABULARIES
+        else re.compile(rb"(?<![\w./-])%b(?![\w-])" % home)
+    )
+    for window in _windows(content):
+        if _TOKEN.search(window) or any(secret.encode() in window for secret in secrets):
+            raise PublishError("files", f"{name} holds an access token.", "Remove it, and revoke it on the Hub.")
+        if of_home and of_home.search(window):
+            raise PublishError("files", f"{name} holds a path of this machine, under {Path.home()}.", "Remove it.")
+
+
+def _windows(content: Path | bytes) -> Iterator[bytes]:
+    """The bytes in pieces that overlap, so that what is looked for lies in one of them whole."""
+    with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as stream:
+        tail = b""
+        while block := stream.read(_BLOCK):
+            yield tail + block
+            tail = block[-_OVERLAP:]

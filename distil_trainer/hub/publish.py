@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
@@ -167,6 +166,7 @@ class _Upload:
     branch: str
     create_pr: bool
     additions: dict[str, CommitOperationAdd] = field(default_factory=dict)
+    digests: dict[tuple[str, Callable[..., str]], str] = field(default_factory=dict)
     first_seen: dict[str, str] | None = None  # hashes on the Hub when we came
 
     def run(self, repo_id: str) -> Published:
@@ -174,7 +174,7 @@ class _Upload:
         revision = f"refs/pr/{request}" if request else self.branch
         head = self._head(repo_id, revision)
         there = self._hashes(repo_id, head)
-        changed = [name for name, file in self.contents.files.items() if not _is_same(file, there.get(name))]
+        changed = [name for name in self.contents.files if not self._is_same(name, there.get(name))]
         stale = [name for name in there if _is_stale(name, self.contents)]
         url = f"{self.api.endpoint}/{repo_id}"
         if not changed and not stale:
@@ -209,6 +209,14 @@ class _Upload:
         tree = self.api.list_repo_tree(repo_id, recursive=True, revision=commit)
         return {f.path: f.lfs.sha256 if f.lfs else f.blob_id for f in tree if isinstance(f, RepoFile)}
 
+    def _is_same(self, name: str, hub_hash: str | None) -> bool:
+        if hub_hash is None:
+            return False
+        digest = sha256 if len(hub_hash) == 64 else git_sha1
+        if (name, digest) not in self.digests:
+            self.digests[name, digest] = digest(self.contents.files[name])
+        return hub_hash == self.digests[name, digest]
+
     def _addition(self, name: str) -> CommitOperationAdd:
         """Kept for a second try: what was uploaded is not uploaded again."""
         content = self.contents.files[name]
@@ -230,17 +238,11 @@ class _Upload:
 
     def _verify(self, repo_id: str, commit: str) -> None:
         there = self._hashes(repo_id, commit)
-        wrong = [name for name, file in self.contents.files.items() if not _is_same(file, there.get(name))]
+        wrong = [name for name in self.contents.files if not self._is_same(name, there.get(name))]
         if wrong:
             raise PublishError(
                 "server", f"On the Hub {', '.join(wrong)} are not what was sent (commit {commit}).", "Publish again."
             )
-
-
-def _is_same(content: Path | bytes, hub_hash: str | None) -> bool:
-    if hub_hash is None:
-        return False
-    return hub_hash == (sha256(content) if len(hub_hash) == 64 else git_sha1(content))
 
 
 def _is_stale(name: str, contents: Contents) -> bool:
