@@ -13,7 +13,7 @@ import numpy as np
 
 from distil_trainer.errors import RecordError
 
-TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
+TOKEN = re.compile(r"hf_\w{20,}", re.ASCII)
 _PATH = re.compile(r"(?<![\w./\\])(?:~?/|[A-Za-z]:[\\/]|\\\\)(?:[^\\/\s\"'`<>()=,;]+[\\/]+)*[^\\/\s\"'`<>()=,;]+[\\/]?")
 
 

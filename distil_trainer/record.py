@@ -22,7 +22,7 @@ from distil_trainer.plain import CheckedFields, checked, wrong_value
 SCHEMA = 1
 Role = Literal["teacher", "student", "undistilled"]
 HUB_ID = re.compile(r"(?=.{1,96}$)(?!.*(--|\.\.))[A-Za-z0-9](?:[\w.-]*\w)?(?:/\w(?:[\w.-]*\w)?)?", re.ASCII)
-_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _LANGUAGE = re.compile(r"[a-z]{2,3}|multilingual|code")
 
 

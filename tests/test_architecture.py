@@ -41,7 +41,7 @@ ALLOWED = {
     "metadata": {"metadata", "record"},
     "card": {"comparison", "kept", "markdown", "record"},
     "page": {"card", "kept", "metadata", "plots", "record"},
-    "hub": {"hub", "metadata", "plain"},
+    "hub": {"hub", "metadata", "plain", "record"},
     "pushing": {"hub"},
     "run_record": {"facts", "record", "trainer"},  # the trainer for its type only
     "trainer": {

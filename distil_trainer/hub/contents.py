@@ -1,5 +1,6 @@
 """What of a folder is published: the files that a model page needs, without secrets, and nothing else."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -9,32 +10,37 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from safetensors import SafetensorError, safe_open
 
-from distil_trainer.errors import PublishError
+from distil_trainer.errors import DistilTrainerError, PublishError, RecordError
 from distil_trainer.metadata import check_metadata
 from distil_trainer.plain import TOKEN, without_paths
+from distil_trainer.record import HUB_ID, Record
 
 _CONFIGS = (
     *("config.json", "generation_config.json", "adapter_config.json", "preprocessor_config.json"),
-    *("processor_config.json", "tokenizer_config.json"),
+    *("processor_config.json", "video_preprocessor_config.json", "tokenizer_config.json", "normalizer.json"),
 )
+_CLEANED = (*_CONFIGS, "trainer_state.json")  # paths of this machine are taken out of these
 _VOCABULARIES = (
     *("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"),
-    *("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "chat_template.jinja", "chat_template.json"),
+    *("entity_vocab.json", "dict.txt", "bpe.codes", "spiece.model", "spm.model", "sentencepiece.model", "tekken.json"),
+    *("sentencepiece.bpe.model", "tokenizer.model", "source.spm", "target.spm", "vocab.spm", "*.tiktoken"),
 )
-_WEIGHTS = ("model*.safetensors", "adapter_model*.safetensors")
+_TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
+_WEIGHTS = ("model.safetensors", "adapter_model.safetensors", "*-of-*.safetensors")
+_RECORDS = ("distillation.json", "adapt*.json", "finetune*.json")
 _PUBLISHED = (
-    *("README.md", "LICENSE*", "NOTICE*", *_CONFIGS, *_VOCABULARIES, *_WEIGHTS, "*.safetensors.index.json"),
-    *("distillation.json", "adapt*.json", "finetune*.json", "*.png", "*.jpg", "*.jpeg", "*.webp"),
+    *("README.md", "LICENSE*", "NOTICE*", *_CONFIGS, *_VOCABULARIES, *_TEMPLATES, *_WEIGHTS, *_RECORDS),
+    *("*.safetensors.index.json", "*.png", "*.jpg", "*.jpeg", "*.webp"),
 )
 # Not even when asked for: pickles that hold paths and tokens, and what is hidden.
 _NEVER = ("training_args.bin", "*.pkl", "*.pickle", ".*")
 _TOKEN = re.compile(TOKEN.pattern.encode())
 _BLOCK, _OVERLAP = 1 << 20, 1 << 10  # bytes
-_LOCAL_PATH_KEYS = re.compile(r"(.*_)?(name_or_path|path|dir|file|folder)")
+_LOCAL_PATH_KEYS = re.compile(r"(.*_)?(name_or_path|path|dir|file|folder|checkpoint)")
 
 
 @dataclass(frozen=True)
@@ -77,20 +83,41 @@ def read_contents(folder: str | os.PathLike[str], *, also: Sequence[str] = (), s
     folder = Path(folder)
     if not folder.is_dir():
         raise PublishError("files", f"{folder} is not a folder.", "Give the folder that the student was saved in.")
+    try:
+        return _read(folder, also, secrets)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, DistilTrainerError):
+            raise
+        raise PublishError(
+            "files", f"{folder} cannot be read as a model and its page: {error}.", "Save it again."
+        ) from error
+
+
+def _read(folder: Path, also: Sequence[str], secrets: Sequence[str]) -> Contents:
     files: dict[str, Path | bytes] = {}
     left_out: dict[str, str] = {}
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = file.relative_to(folder).as_posix()
-        if any(fnmatchcase(part, pattern) for part in name.split("/") for pattern in _NEVER):
+        if _in(name, _NEVER) or any(_in(part, _NEVER) for part in name.split("/")):
             left_out[name] = "never published"
-        elif _in(name, also) or ("/" not in name and _in(name, _PUBLISHED)):
-            files[name] = _without_local_paths(file) if file.name in _CONFIGS else file
+        elif _in(name, _RECORDS) and not _is_record(file):
+            left_out[name] = "no record"
+        elif _in(name, also) or any(_in(name, [p]) and p.count("/") == name.count("/") for p in _PUBLISHED):
+            files[name] = _without_local_paths(file) if file.name in _CLEANED else file
         else:
             left_out[name.split("/")[0] + "/" * ("/" in name)] = "no part of a model page"
     _check_complete(folder, files)
     for name, content in files.items():
         _check_secrets(name, content, secrets)
     return Contents(files, left_out, check_metadata((folder / "README.md").read_bytes().decode(errors="replace")))
+
+
+def _is_record(file: Path) -> bool:
+    try:
+        Record.load(file)
+    except RecordError:
+        return False
+    return True
 
 
 def sha256(content: Path | bytes) -> str:
@@ -115,39 +142,52 @@ def _in(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _check_complete(folder: Path, files: dict[str, Path | bytes]) -> None:
+    """Refuses what could not be loaded from the Hub."""
+
+    def refuse(what: str, remedy: str = "Save the model again: trainer.save_model().") -> NoReturn:
+        raise PublishError("files", what, remedy)
+
     if "README.md" not in files:
-        raise PublishError(
-            "files", f"{folder} has no README.md.", "Write the page first: distil_trainer.page.write_page."
-        )
+        refuse(f"{folder} has no README.md.", "Write the page first: distil_trainer.page.write_page.")
     if not {"config.json", "adapter_config.json"} & files.keys():
-        raise PublishError("files", f"{folder} has no config.json.", "Save the model into it: trainer.save_model().")
-    weights = [name for name in files if _in(name, _WEIGHTS)]
+        refuse(f"{folder} has no config.json.")
+    weights = [name for name in files if _in(name, _WEIGHTS) and "/" not in name]
     if not weights:
-        raise PublishError(
-            "files",
-            f"{folder} has no weights as safetensors.",
-            "Save the model: trainer.save_model(). Pickles are not published.",
-        )
+        refuse(f"{folder} has no weights as safetensors.", "Save them: trainer.save_model(). Pickles stay here.")
     for name in weights:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(safe_open(folder / name, "np"))
+            except (SafetensorError, OSError) as error:
+                refuse(f"{name} cannot be read: {error}.")
+    indices = [name for name in files if name.endswith(".safetensors.index.json") and "/" not in name]
+    shards: set[str] = set()
+    for index in indices:
         try:
-            with safe_open(folder / name, "np"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise PublishError("files", f"{name} cannot be read: {error}.", "Save the model again.") from error
-    for index in (name for name in files if name.endswith(".safetensors.index.json")):
-        try:
-            shards = set(json.loads((folder / index).read_bytes())["weight_map"].values())
+            shards |= set(json.loads((folder / index).read_bytes())["weight_map"].values())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise PublishError("files", f"{index} is no index of weights: {error}.", "Save the model again.") from error
-        if missing := sorted(shards - files.keys()):
-            raise PublishError("files", f"{index} names {missing[0]}, which is not there.", "Save the model again.")
+            refuse(f"{index} is no index of weights: {error}.")
+    if missing := sorted(shards - files.keys()):
+        refuse(f"The index of the weights names {missing[0]}, which is not there.")
+    if alone := [name for name in weights if "-of-" in name and name not in shards]:
+        refuse(f"{alone[0]} is a part of the weights without an index.")
+    for name in {"config.json", "tokenizer_config.json"} & files.keys():
+        if "auto_map" in json.loads((folder / name).read_bytes()) and not any(f.endswith(".py") for f in files):
+            refuse(f"{name} names code (auto_map) that stays here.", "Publish it too, if you may: also=('*.py',).")
+    if "adapter_config.json" in files:
+        base = json.loads((folder / "adapter_config.json").read_bytes()).get("base_model_name_or_path")
+        if not (isinstance(base, str) and HUB_ID.fullmatch(base) and not Path(base).exists()):
+            refuse(
+                f"The adapter's base model is {base!r}, from where nobody else can load it.",
+                "Publish the base model, or merge the adapter into it (merge_and_unload), and save again.",
+            )
 
 
 def _without_local_paths(file: Path) -> Path | bytes:
     """The file, or its content with the paths of this machine cut to their last part."""
     try:
         content = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PublishError("files", f"{file.name} cannot be read as JSON: {error}.", "Save the model again.") from error
     cleaned = _cleaned(content)
     return file if cleaned == content else (json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n").encode()
@@ -167,18 +207,21 @@ def _check_secrets(name: str, content: Path | bytes, secrets: Sequence[str]) -> 
     if isinstance(content, Path) and name.endswith(".safetensors"):
         with safe_open(content, "np") as tensors:  # the only text in it
             content = json.dumps(tensors.metadata() or {}).encode()
-    home = re.escape(str(Path.home()).encode())
-    # A vocabulary may hold any word, "/root" too; and "/" alone is nobody's home.
-    of_home = (
-        None
-        if len(home) < 2 or name.split("/")[-1] in _VOCABULARIES
-        else re.compile(rb"(?<![\w./-])%b(?![\w-])" % home)
-    )
+    home = _home_pattern() if not _in(name.split("/")[-1], _VOCABULARIES) else None  # these may hold any word
     for window in _windows(content):
-        if _TOKEN.search(window) or any(secret.encode() in window for secret in secrets):
+        if (b"hf_" in window and _TOKEN.search(window)) or any(secret.encode() in window for secret in secrets):
             raise PublishError("files", f"{name} holds an access token.", "Remove it, and revoke it on the Hub.")
-        if of_home and of_home.search(window):
+        if home and home.search(window.replace(b"\\/", b"/").replace(b"\\\\", b"\\")):  # as JSON escapes them
             raise PublishError("files", f"{name} holds a path of this machine, under {Path.home()}.", "Remove it.")
+
+
+def _home_pattern() -> re.Pattern[bytes] | None:
+    """Finds paths under the home directory. "/" is nobody's home, and "/root" by itself a word."""
+    home = Path.home()
+    if len(home.parts) < 2:
+        return None
+    ending = rb"/" if len(home.parts) == 2 else rb"(?![\w-])"
+    return re.compile(rb"(?:(?<![\w./-])|(?<=//))" + re.escape(str(home).encode()) + ending)
 
 
 def _windows(content: Path | bytes) -> Iterator[bytes]:

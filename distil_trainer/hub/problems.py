@@ -49,7 +49,7 @@ def _explained(error: BaseException, repo_id: str, problem: Callable[..., Proble
         return _explained_answer(error, repo_id, problem)
     if isinstance(error, json.JSONDecodeError):
         return problem("server", "The Hub's answer was cut short or is no JSON.", "Try again later.", passing=True)
-    if type(error).__module__.split(".")[0] in ("httpx", "httpx2"):
+    if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.split(".")[0] in ("httpx", "httpx2"):
         what = f"The connection to the Hub failed: {type(error).__name__} {error}".strip() + "."
         return problem("network", what, "Check the network, and try again.", passing=True)
     if isinstance(error, ValueError):

@@ -6,12 +6,13 @@ so a commit whose answer got lost is recognised, never made twice, and a call th
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
@@ -25,7 +26,6 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 _TRIES = 5
-_STALE = ("model", "adapter_model")  # weights on the Hub that are not here would be loaded instead of the new ones
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,12 @@ def publish(
     """
     if create_pr and revision is not None:
         raise PublishError("files", "Both revision and create_pr were given.", "A pull request is made to main.")
-    token = token or get_token()
+    token = _checked(token or get_token())
     contents = read_contents(folder, also=also, secrets=[token] if token else [])
     if dry_run:
-        return Published(repo_id, f"https://huggingface.co/{repo_id}", None, contents, tuple(contents.files))
+        return Published(repo_id, f"{constants.ENDPOINT}/{repo_id}", None, contents, tuple(contents.files))
     hub = _Hub(repo_id, token, timeout)
-    upload = _Upload(hub.api, contents, message, revision or "main", create_pr)
+    upload = _Upload(hub.api, contents, message, revision or "main", create_pr, hub.patience.seconds)
     return hub.insist(lambda: upload.run(_ensure_repository(hub.api, repo_id, private)))
 
 
@@ -99,7 +99,7 @@ def prepare_repository(
 
     Args and errors are those of `publish`. Returns the id with its namespace.
     """
-    hub = _Hub(repo_id, token or get_token(), timeout)
+    hub = _Hub(repo_id, _checked(token or get_token()), timeout)
     return hub.insist(lambda: _prepare(hub.api, repo_id, private))
 
 
@@ -107,6 +107,14 @@ def _prepare(api: HfApi, repo_id: str, private: bool | None) -> str:
     if api.whoami().get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise PublishError("permission", "The access token may only read.", "Use a token with the right to write.")
     return _ensure_repository(api, repo_id, private)
+
+
+def _checked(token: str | None) -> str | None:
+    """The token without white space around it; one with control characters would be repeated in errors."""
+    token = token.strip() if token else None
+    if token and not (token.isascii() and token.isprintable()):
+        raise PublishError("token", "The access token holds characters that no token has.", "Copy it again.")
+    return token or None
 
 
 class _Hub:
@@ -117,22 +125,22 @@ class _Hub:
             raise PublishError(
                 "token", "There is no access token.", "Run `hf auth login`, set HF_TOKEN, or pass token=."
             )
-        self.api = HfApi(token=token, library_name="distil_trainer")
+        self.patience = Patience(timeout)
+        self.api = HfApi(token=token, library_name="distil_trainer", user_agent={"publication": self.patience.name})
         self._repo_id, self._token = repo_id, token
-        self._patience = Patience(timeout)
 
     def insist(self, job: Callable[[], Result]) -> Result:
         """Does a job that may be begun again after any failure, until it succeeds or there is no sense in it."""
         for attempt in range(1, _TRIES + 1):
             try:
-                with self._patience.applied():
+                with self.patience.applied():
                     return job()
             except Exception as error:
                 problem = explain(error, self._repo_id, self._token)
                 if not problem.passing or attempt == _TRIES:
-                    raise problem.error from error
+                    raise problem.error from None  # the client's error may hold the token
                 logger.warning(f"{problem.error} Trying again ({attempt + 1} of {_TRIES}).")
-                time.sleep(min(problem.wait or 2.0 ** (attempt - 1), self._patience.seconds))
+                time.sleep(min(problem.wait or 2.0 ** (attempt - 1), self.patience.seconds))
         raise AssertionError("the last try returns or raises")
 
 
@@ -165,9 +173,12 @@ class _Upload:
     message: str
     branch: str
     create_pr: bool
+    patience: float  # seconds to look for a pull request whose opening was not answered
     additions: dict[str, CommitOperationAdd] = field(default_factory=dict)
     digests: dict[tuple[str, Callable[..., str]], str] = field(default_factory=dict)
     first_seen: dict[str, str] | None = None  # hashes on the Hub when we came
+    sent: list[str] = field(default_factory=list)
+    asked_for_pr: bool = False
 
     def run(self, repo_id: str) -> Published:
         request = self._open_pull_request(repo_id) if self.create_pr else None
@@ -176,27 +187,45 @@ class _Upload:
         there = self._hashes(repo_id, head)
         changed = [name for name in self.contents.files if not self._is_same(name, there.get(name))]
         stale = [name for name in there if _is_stale(name, self.contents)]
-        url = f"{self.api.endpoint}/{repo_id}"
+        url = f"{self.api.endpoint}/{repo_id}" + (f"/discussions/{request}" if request else "")
         if not changed and not stale:
-            return Published(repo_id, f"{url}/discussions/{request}" if request else url, head, self.contents, ())
-        self._check_unchanged_since(there, changed)
+            return Published(repo_id, url, head, self.contents, tuple(self.sent))
+        self._check_unchanged_since(there, [*changed, *stale])
+        additions = [self._addition(name) for name in changed]
+        opens = self.create_pr and request is None
+        self.api.preupload_lfs_files(repo_id, additions, revision=revision, create_pr=opens, free_memory=False)
+        if ignored := [addition.path_in_repo for addition in additions if addition._should_ignore]:
+            raise PublishError("refused", f"The .gitignore of {repo_id} keeps {', '.join(ignored)} out.", "Change it.")
+        self.sent, self.asked_for_pr = changed, opens
         commit = self.api.create_commit(
             repo_id,
-            [*(self._addition(name) for name in changed), *(CommitOperationDelete(name) for name in stale)],
+            [*additions, *(CommitOperationDelete(name) for name in stale)],
             commit_message=self.message,
             revision=revision,
             parent_commit=head,
-            create_pr=self.create_pr and request is None,
+            create_pr=opens,
         )
         self._verify(repo_id, commit.oid)
         return Published(repo_id, commit.pr_url or url, commit.oid, self.contents, tuple(changed))
 
     def _open_pull_request(self, repo_id: str) -> int | None:
+        """The number of ours. If we asked for one without an answer, it may still come: a second would be a double."""
         me = self.api.whoami()["name"]
-        requests = self.api.get_repo_discussions(
-            repo_id, author=me, discussion_type="pull_request", discussion_status="open"
-        )
-        return next((request.num for request in requests if request.title == self.message), None)
+        end = time.monotonic() + self.patience
+        while True:
+            requests = self.api.get_repo_discussions(
+                repo_id, author=me, discussion_type="pull_request", discussion_status="open"
+            )
+            found = next((request.num for request in requests if request.title == self.message), None)
+            if found is not None or not self.asked_for_pr:
+                return found
+            if time.monotonic() > end:
+                raise PublishError(
+                    "server",
+                    f"The Hub did not say whether it opened the pull request {self.message!r} on {repo_id}.",
+                    "Look there, then publish again.",
+                )
+            time.sleep(self.patience / 10)
 
     def _head(self, repo_id: str, revision: str) -> str:
         try:
@@ -246,5 +275,7 @@ class _Upload:
 
 
 def _is_stale(name: str, contents: Contents) -> bool:
-    weights = name.startswith(_STALE) and name.endswith((".safetensors", ".safetensors.index.json"))
-    return weights and "/" not in name and name not in contents.files
+    """Whether these are old weights, which would be loaded instead of the new ones."""
+    kind = "adapter_model" if "adapter_config.json" in contents.files else "model"
+    is_weights = re.fullmatch(rf"{kind}(-\d+-of-\d+)?\.safetensors(\.index\.json)?", name)
+    return bool(is_weights) and name not in contents.files

@@ -138,7 +138,6 @@ print(len(trainer.push_to_hub().sent))
 
 import logging
 from transformers import AutoModel
-trainer.model.save_pretrained("copy")
 seen = []
 handler = logging.Handler()
 handler.emit = lambda record: seen.append(record.getMessage())
