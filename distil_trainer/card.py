@@ -7,11 +7,11 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from distil_trainer.comparison import compare_scores, what_was_measured
+from distil_trainer.comparison import comparable_settings, compare_scores, what_was_measured
 from distil_trainer.errors import RecordError
 from distil_trainer.kept import insert_kept
 from distil_trainer.markdown import environment, one_line, slug
-from distil_trainer.record import DataFacts, Evaluation, ModelFacts, Record, SpeedFacts
+from distil_trainer.record import DataFacts, Evaluation, ModelFacts, Provenance, Record, SpeedFacts
 
 # Which pipeline a head belongs to. The last line is a model without a head.
 _PIPELINES = {
@@ -56,8 +56,12 @@ def render_card(
         raise RecordError(
             "A card needs a record with a student first; came " + ("one without." if records else "none.")
         )
+    records = tuple(record for i, record in enumerate(records) if record not in records[:i])
     student, teacher = records[0].student, _first(r.teacher for r in records)
-    provenance = _first(r.provenance for r in records)
+    assert student is not None
+    # How the student came about is told by its own distillation, which need not be the first record.
+    made_by = _first(r for r in records if r.stage == "distill")
+    provenance = made_by.provenance if made_by else None
     lineage = [r for i, r in enumerate(records) if i == 0 or r.stage != "finetune"]
     results = compare_scores(records)
     training = _unique(d for r in lineage for d in r.data if d.role == "train")
@@ -78,6 +82,7 @@ def render_card(
             student=student,
             teacher=teacher,
             provenance=provenance,
+            never_trained=made_by.never_trained if made_by is records[0] else None,
             pipeline=_pipeline(student),
             smaller=_ratio(teacher and teacher.parameters, student.parameters),
             faster=_faster(speed),
@@ -86,17 +91,18 @@ def render_card(
             retained=[row for row in results if row["retention"] is not None],
             training=training,
             tuning=tuning,
+            tuned_alike=_tuned_alike(records),
             evaluation_data=_unique(d for r in records for d in r.data if d.role == "evaluation"),
             training_languages=sorted({code for d in training for code in d.language}),
             method=method,
             picture=picture,
             layer_map=layer_map,
-            curves=[_loss_table(r) for r in records if r.loss_curve and r.stage == "distill"],
+            curves=[_loss_table(r) for r in records if r.stage == "distill" and any(r.loss_curve.values())],
             library=_first(r.versions.get("distil_trainer") for r in records),
             seed_counts=sorted({len(e.values) for row in results for e in row["scores"].values() if e.values}),
         )
     )
-    metadata = _metadata(student, teacher, lineage, results, training, method)
+    metadata = _metadata(student, teacher, provenance, lineage, results, training, method)
     page = f"---\n{metadata}\n---\n\n" + re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
     return insert_kept(page, kept or {})
 
@@ -104,6 +110,7 @@ def render_card(
 def _metadata(
     student: ModelFacts,
     teacher: ModelFacts | None,
+    provenance: Provenance | None,
     lineage: Sequence[Record],
     results: Iterable[dict[str, Any]],
     training: Sequence[DataFacts],
@@ -115,20 +122,23 @@ def _metadata(
     for row in results:
         if score := row["scores"].get("student"):
             scores.setdefault(what_was_measured(score), score)
+    is_distilled = any(r.stage == "distill" for r in lineage)
+    tags = [*(["distillation"] if is_distilled else []), *([slug(method)] if method else [])]
     emissions = sum(r.emissions.co2_grams for r in lineage if r.emissions)
-    base_model = _base_model(student, teacher, lineage)
+    base_model = _base_model(student, teacher, provenance, lineage)
+    is_adapter = (student.class_name or "").startswith("Peft")
     languages = student.language or sorted({code for d in training for code in d.language})
     data = ModelCardData(
         language=list(languages) or None,
         license=student.license,
         license_name=student.license_name,
         license_link=student.license_link,
-        library_name="transformers",
+        library_name="peft" if is_adapter else "transformers",
         pipeline_tag=_pipeline(student),
         base_model=base_model,
-        base_model_relation="finetune" if base_model else None,
+        base_model_relation=("adapter" if is_adapter else "finetune") if base_model else None,
         datasets=list(dict.fromkeys(d.hub_id for d in training if d.hub_id)) or None,
-        tags=["distillation", *([slug(method)] if method else [])],
+        tags=tags or None,
         metrics=list(dict.fromkeys(one_line(e.metric_type) for e in scores.values())) or None,
         model_name=one_line(student.name) if scores else None,
         eval_results=[_eval_result(e) for e in scores.values()] or None,
@@ -154,24 +164,36 @@ def _eval_result(score: Evaluation) -> EvalResult:
     )
 
 
-def _base_model(student: ModelFacts, teacher: ModelFacts | None, lineage: Sequence[Record]) -> str | None:
+def _base_model(
+    student: ModelFacts, teacher: ModelFacts | None, provenance: Provenance | None, lineage: Sequence[Record]
+) -> str | None:
     """The Hub id of the checkpoint whose weights the student started from."""
     distilled = _first(r.student.id for r in lineage[1:] if r.student)
     if lineage[0].stage == "finetune" and distilled and distilled != student.id:
         return distilled
-    copied = any(r.provenance and r.provenance.copied_blocks for r in lineage)
-    return (teacher.id or teacher.base_model) if teacher and copied else None
+    return (teacher.id or teacher.base_model) if teacher and provenance and provenance.copied_blocks else None
+
+
+def _tuned_alike(records: Sequence[Record]) -> bool:
+    settings = [comparable_settings(record) for record in records if record.stage == "finetune"]
+    return all(one == settings[0] for one in settings)
 
 
 def _speed_rows(teacher: Sequence[SpeedFacts], student: Sequence[SpeedFacts]) -> list[dict[str, SpeedFacts | None]]:
-    """A row for each size of batch that the student was measured with, and the teacher under the same conditions."""
-    rows = []
-    for ours in sorted(student, key=lambda facts: facts.batch_size):
-        alike = [
-            t for t in teacher if dataclasses.replace(t, ms_per_batch=0) == dataclasses.replace(ours, ms_per_batch=0)
-        ]
-        rows.append({"student": ours, "teacher": alike[0] if alike else None})
-    return rows
+    """A row for each size of batch that the student was measured with, and the teacher under the same conditions.
+
+    All rows are of the conditions of the largest batch, so that one sentence can name them.
+    """
+
+    def conditions(facts: SpeedFacts) -> SpeedFacts:
+        return dataclasses.replace(facts, ms_per_batch=0, batch_size=0)
+
+    def like(ours: SpeedFacts) -> SpeedFacts | None:
+        return _first(t for t in teacher if dataclasses.replace(t, ms_per_batch=ours.ms_per_batch) == ours)
+
+    ordered = sorted(student, key=lambda facts: facts.batch_size)
+    alike = [facts for facts in ordered if conditions(facts) == conditions(ordered[-1])]
+    return [{"student": ours, "teacher": like(ours)} for ours in alike]
 
 
 def _faster(rows: Sequence[Mapping[str, SpeedFacts | None]]) -> float | None:
@@ -198,7 +220,10 @@ def _ratio(teacher: float | None, student: float | None) -> float | None:
 
 def _pipeline(model: ModelFacts) -> str | None:
     name = model.class_name or ""
-    return next((task for ending, task in _PIPELINES.items() if name.endswith(ending)), None)
+    task = next((task for ending, task in _PIPELINES.items() if name.endswith(ending)), None)
+    if task == "feature-extraction" and (model.vocabulary is None or re.search("Head|^Peft", name)):
+        return None  # it does not read text, has heads that no pipeline knows, or is an adapter
+    return task
 
 
 def _first(values: Iterable[Any]) -> Any:

@@ -14,22 +14,37 @@ def what_was_measured(score: Evaluation) -> tuple[Any, ...]:
     return tuple(v for k, v in dataclasses.asdict(score).items() if k not in ("role", "values", "value"))
 
 
+def comparable_settings(record: Record) -> dict[str, Any]:
+    """The hyper-parameters that scores of two fine-tuning runs must share to be compared: all but the seeds."""
+    return {k: v for k, v in record.hyperparameters.items() if k not in ("seed", "data_seed")}
+
+
 def compare_scores(records: Sequence[Record]) -> list[dict[str, Any]]:
     """A row for each data set, metric and way of fine-tuning: the scores by role, and what they give when compared.
 
     Scores from fine-tuning runs meet in one row only if the runs had the same hyper-parameters, and are compared only
-    if they had the same seeds: anything else would be no retention.
+    if they had the same seeds: anything else would be no retention. Where rows differ by their hyper-parameters alone,
+    "settings" names those that differ.
     """
     rows: dict[str, dict[str, Evaluation]] = {}
+    settings: dict[str, dict[str, Any]] = {}
     for record in records:
-        settings = {k: v for k, v in record.hyperparameters.items() if k not in ("seed", "data_seed")}
         for score in record.evaluations:
-            key = json.dumps(
-                [what_was_measured(score), settings if record.stage == "finetune" else None], sort_keys=True
-            )
+            own = comparable_settings(record) if record.stage == "finetune" else {}
+            key = json.dumps([what_was_measured(score), own], sort_keys=True)
             row = rows.setdefault(key, {})
             row[score.role] = _merged(row[score.role], score) if score.role in row else score
-    return [{"scores": row, **_comparison(row)} for row in rows.values()]
+            settings[key] = own
+    return [{"scores": row, "settings": _telling(key, rows, settings), **_comparison(row)} for key, row in rows.items()]
+
+
+def _telling(key: str, rows: dict[str, dict[str, Evaluation]], settings: dict[str, dict[str, Any]]) -> str:
+    """The hyper-parameters by which this row differs from others about the same data and metric."""
+    about = what_was_measured(next(iter(rows[key].values())))
+    others = [settings[k] for k, row in rows.items() if what_was_measured(next(iter(row.values()))) == about]
+    names = sorted({name for other in others for name in other})
+    telling = [name for name in names if any(other.get(name) != others[0].get(name) for other in others)]
+    return ", ".join(f"{name} {settings[key].get(name, 'default')}" for name in telling)
 
 
 def _merged(old: Evaluation, new: Evaluation) -> Evaluation:

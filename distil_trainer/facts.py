@@ -25,14 +25,15 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 
 from distil_trainer.blocks import blocks
 from distil_trainer.errors import CaptureError
-from distil_trainer.plain import without_paths
+from distil_trainer.plain import TOKEN, without_paths
 from distil_trainer.record import HUB_ID, AlignmentFacts, Emissions, Hardware, ModelFacts
 
 _PACKAGES = ("distil_trainer", "transformers", "torch", "datasets", "accelerate", "huggingface_hub")
 _NOT_SCIENCE = re.compile(
     r"output_dir|logging_dir|run_name|report_to|disable_tqdm|dataloader_pin_memory|push_to_hub.*|hub_.*|.*token"
 )
-_SECRET = re.compile(r"(?i)((?:token|secret|password|api_?key)\S*?[= ]\s*)\S+|hf_\w{20,}")
+_HIDDEN = "REDACTED"
+_SECRET = re.compile(r"(?i)(^|[._-])(token|secret|password|api[_-]?key)$")
 
 
 def hub_id(name: str | None) -> str | None:
@@ -218,9 +219,24 @@ def now() -> str:
 
 def command(argv: list[str] | None = None) -> str:
     """The command line of this process, without tokens and without absolute paths."""
-    launcher = "accelerate launch" if "ACCELERATE_MIXED_PRECISION" in os.environ else "python"
-    words = shlex.join([*launcher.split(), *(sys.argv if argv is None else argv)])
-    return without_paths(_SECRET.sub(lambda match: f"{match[1] or ''}***", words))
+    launcher = ["accelerate", "launch"] if "ACCELERATE_MIXED_PRECISION" in os.environ else ["python"]
+    words: list[str] = []
+    for word in sys.argv if argv is None else argv:
+        key, equals, value = word.partition("=")
+        if words and _SECRET.search(words[-1].lstrip("-")) and words[-1].startswith("-"):
+            words.append(_HIDDEN)
+        elif equals and _SECRET.search(key):
+            words.append(f"{key}={_HIDDEN}")
+        else:
+            words.append(f"{key}={_without_path(value)}" if equals else _without_path(word))
+    return shlex.join([*launcher, *(TOKEN.sub(_HIDDEN, word) for word in words)])
+
+
+def _without_path(word: str) -> str:
+    """The last part of a path of this machine, which may hold spaces; other words as they are, paths in them cut."""
+    if re.match(r"(file://)?(~?/|[A-Za-z]:[\\/]|\\\\)", word):
+        return re.split(r"[\\/]+", word.rstrip("\\/"))[-1] if word.rstrip("/") != str(Path.home()) else "~"
+    return without_paths(word)
 
 
 def _count(parameters: Iterable[nn.Parameter]) -> int:

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from distil_trainer.errors import CardError
 
-_MARKER = re.compile(r"^<!-- (/?)keep: ([a-z][a-z0-9-]*) -->$", re.MULTILINE)
+_MARKER = re.compile(r"^[ \t]*<!--[ \t]*(/?)[ \t]*keep:[ \t]*([\w-]+)[ \t]*-->[ \t]*$", re.MULTILINE)
+_LOOKS_LIKE_ONE = re.compile(r"<!--\W*keep\b.*", re.IGNORECASE)
 
 
 def kept_sections(page: str) -> dict[str, str]:
@@ -18,7 +19,13 @@ def kept_sections(page: str) -> dict[str, str]:
     """
     sections: dict[str, str] = {}
     start: re.Match[str] | None = None
-    for marker in _MARKER.finditer(page.replace("\r\n", "\n")):
+    page = page.replace("\r\n", "\n")
+    if strange := _LOOKS_LIKE_ONE.search(_MARKER.sub("", page)):
+        raise CardError(
+            f"README.md: {strange[0]} looks like a marker of text by hand but is none. Expected <!-- keep: NAME --> or "
+            "<!-- /keep: NAME --> on a line of its own. Mend it, so that no text is lost."
+        )
+    for marker in _MARKER.finditer(page):
         closes, name = bool(marker[1]), marker[2]
         if closes != (start is not None) or (start is not None and start[2] != name) or name in sections:
             raise CardError(

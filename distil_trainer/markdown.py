@@ -58,7 +58,8 @@ def _code(value: object) -> str:
 def _fence(text: str, language: str) -> str:
     """A block of code. The fence is longer than any run of backticks in it."""
     ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return _Raw(f"{ticks}{language}\n{_INVISIBLE.sub('', text).strip()}\n{ticks}")
+    text = _INVISIBLE.sub("", text).strip().replace("<!--", "<! --")  # no marker of text by hand
+    return _Raw(f"{ticks}{language}\n{text}\n{ticks}")
 
 
 def _link(text: str, url: str | None) -> str:
@@ -76,7 +77,7 @@ def _decimals(value: float | None, digits: int = 2) -> str | None:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f}%" if value >= 0.0005 or value == 0 else "less than 0.1%"
+    return f"{100 * value:.1f}%" if abs(value) >= 0.0005 or value == 0 else "less than 0.1%"
 
 
 def _megabytes(value: int | None) -> str | None:

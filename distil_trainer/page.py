@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from distil_trainer.card import render_card
+from distil_trainer.errors import CardError
 from distil_trainer.files import write_atomically
 from distil_trainer.kept import kept_sections
 from distil_trainer.metadata import check_metadata
@@ -44,12 +45,10 @@ def write_page(folder: str | os.PathLike[str], records: Sequence[Record]) -> Pat
         *records,
         picture=picture,
         layer_map=LAYER_MAP if depths else None,
-        kept=kept_sections(page.read_text(encoding="utf-8")) if page.exists() else None,
+        kept=_kept(page) if page.exists() else None,
     )
     check_metadata(text)
     assert first is not None  # render_card refuses to go without
-    if picture:
-        plot_loss_curves(first.loss_curve, folder / picture)
     if depths:
         copied = first.provenance.copied_blocks if first.provenance else ()
         student_layers, teacher_layers = depths
@@ -60,10 +59,19 @@ def write_page(folder: str | os.PathLike[str], records: Sequence[Record]) -> Pat
             teacher_layers=teacher_layers,
             copied_blocks=copied,
         )
+    if picture:
+        plot_loss_curves(first.loss_curve, folder / picture)
     for name, record in zip(_file_names(records), records, strict=True):
         record.save(folder / name)
     write_atomically(page, text.encode())
     return page
+
+
+def _kept(page: Path) -> dict[str, str]:
+    try:
+        return kept_sections(page.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise CardError(f"{page} is not UTF-8 ({error}). Save it as UTF-8, so that no text by hand is lost.") from error
 
 
 def _depths(record: Record) -> tuple[int, int] | None:

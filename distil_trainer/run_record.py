@@ -50,7 +50,8 @@ def record_run(
         speed: of teacher and student, as `measure_speeds` gives it.
     """
     state = trainer.state
-    known = {"name": Path(str(trainer.args.output_dir)).absolute().name, **(student or {})}
+    hub_name = trainer.hub_model_id.split("/")[-1] if trainer.hub_model_id else None
+    known = {"name": hub_name or Path(str(trainer.args.output_dir)).absolute().name, **(student or {})}
     runtimes = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
     return Record(
         stage="distill",
@@ -75,7 +76,8 @@ def record_run(
         peak_memory_gib=peak_memory_gib(),
         emissions=measured_emissions(trainer.callback_handler.callbacks),
         loss_curve=loss_curve(state.log_history),
-        best_step=state.best_global_step if trainer.args.load_best_model_at_end else None,
+        # Before the end of training, the weights are those of the last step, too.
+        best_step=state.best_global_step if runtimes and trainer.args.load_best_model_at_end else None,
         command=command(),
         git_commit=git_commit(),
         seeds=(trainer.args.seed,),

@@ -51,6 +51,8 @@ class DistillationTrainer(PushingTrainer):
             is, and loads one by its id or path in bfloat16 where the hardware multiplies that natively, else float32.
         balance_terms: multiply every term, besides its weight, by a factor that gives all terms gradients of the same
             norm where they still share the student; see `distil_trainer.balance`.
+        page_facts: what the page says besides what the run itself tells: arguments of `run_record.record_run`, such as
+            `{"method": "lightmbert", "student": {"license": "apache-2.0"}, "data": [DataFacts(...)]}`.
         **kwargs: everything else that `Trainer` takes.
 
     Raises:
@@ -79,6 +81,7 @@ class DistillationTrainer(PushingTrainer):
         task_weight: float = 0.0,
         teacher_dtype: torch.dtype | None = None,
         balance_terms: bool = False,
+        page_facts: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.alignments = tuple(alignments)
@@ -87,6 +90,7 @@ class DistillationTrainer(PushingTrainer):
             raise TrainingSetupError(f"task_weight should be a number from 0; got {task_weight!r}.")
         self.task_weight = float(task_weight)
         self.balance_terms = balance_terms
+        self.page_facts = dict(page_facts or {})
         self._weights = {alignment.name: alignment.weight for alignment in self.alignments} | {"task": self.task_weight}
         super().__init__(model, args, **kwargs)
         adds_means = len(self.label_names) > 1 and "labels" in self.label_names and self.compute_loss_func is None
@@ -367,7 +371,8 @@ class DistillationTrainer(PushingTrainer):
         """Writes our page (README.md, pictures, record) into `args.output_dir`; of Trainer's arguments it reads
         `language`, `license` and `model_name`, because the rest follows from the run.
         """
-        name = model_name or (self.hub_model_id.split("/")[-1] if self.hub_model_id else None)
+        of_hub = self.hub_model_id.split("/")[-1] if self.hub_model_id else None
+        name = model_name or self.page_facts.get("student", {}).get("name") or of_hub
         if self.teacher is None:
             super().create_model_card(language, license, tags, name, **kwargs)  # type: ignore[arg-type]
             return
@@ -384,15 +389,18 @@ class DistillationTrainer(PushingTrainer):
 
         Args:
             folder: of the student.
-            student: facts of it that no run can know; see `record.ModelFacts`.
+            student: facts of it that no run can know, besides those of `page_facts`; see `record.ModelFacts`.
         """
         if not self.is_world_process_zero():
             return
         if self.teacher is None:
             super().create_model_card(model_name=student.get("name"))
-            shutil.copy(Path(str(self.args.output_dir)) / PAGE, folder)
+            page = Path(str(self.args.output_dir)) / PAGE
+            if not page.parent.samefile(folder):
+                shutil.copy(page, folder)
             return
-        write_page(folder, [record_run(self, student=student, folder=folder)])
+        facts = {**self.page_facts, "student": {**self.page_facts.get("student", {}), **student}, "folder": folder}
+        write_page(folder, [record_run(self, **facts)])
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
         return self.accelerator.reduce(values.to(self.args.device), reduction="sum")

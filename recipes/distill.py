@@ -18,10 +18,9 @@ from distil_trainer import DistillationTrainer, build_student, layer_map, method
 from distil_trainer.data import find_files, group_tokens, load_text, sample_rows, tokenize_text
 from distil_trainer.errors import RecipeError
 from distil_trainer.facts import cached_revision, hub_id
-from distil_trainer.page import write_page
+from distil_trainer.page import PAGE
 from distil_trainer.recipe import DistillRecipe, TeacherSource, TextData, load_recipe, model_path
 from distil_trainer.record import DataFacts
-from distil_trainer.run_record import record_run
 from distil_trainer.speed import measure_speeds
 from distil_trainer.teacher import fast_dtype
 
@@ -72,6 +71,19 @@ def main(path: str, overrides: list[str]) -> None:
         eval_dataset=evaluation,
         data_collator=collator,
         processing_class=tokenizer,
+        page_facts={
+            "student": {
+                "name": recipe.student.name,
+                "license": recipe.student.license,
+                "license_name": recipe.student.license_name,
+                "license_link": recipe.student.license_link,
+                "language": recipe.student.language,
+            },
+            "teacher": teacher_facts(recipe.teacher),
+            "data": [data_facts(recipe.data, train)],
+            "method": recipe.method,
+            "speed": speed,
+        },
     )
     if trainer.is_world_process_zero():
         print(f"{student.provenance}\n{layer_map(alignments)}", flush=True)
@@ -82,23 +94,8 @@ def main(path: str, overrides: list[str]) -> None:
     if trainer.is_world_process_zero():
         # The folder is made to be published: this pickle holds paths of this machine, and a token if one was given.
         (folder / "training_args.bin").unlink()
-    record = record_run(
-        trainer,
-        student={
-            "name": recipe.student.name,
-            "license": recipe.student.license,
-            "license_name": recipe.student.license_name,
-            "license_link": recipe.student.license_link,
-            "language": recipe.student.language,
-        },
-        teacher=teacher_facts(recipe.teacher),
-        data=[data_facts(recipe.data, train)],
-        method=recipe.method,
-        folder=folder,
-        speed=speed,
-    )
-    if trainer.is_world_process_zero():
-        print(f"The student and its page: {write_page(folder, [record])}")
+        trainer.create_model_card()
+        print(f"The student and its page: {folder / PAGE}")
     trainer.end()
 
 

@@ -443,7 +443,8 @@ def test_the_hub_client_reads_the_metadata():
 @pytest.mark.parametrize("stage", ["distill", "finetune"])
 def test_of_a_minimal_record_only_facts_are_said(stage):
     card = render_card(Record(stage=stage, student={"name": "small"}))
-    assert metadata(card) == {"library_name": "transformers", "tags": ["distillation"]}
+    tags = {"tags": ["distillation"]} if stage == "distill" else {}
+    assert metadata(card) == {"library_name": "transformers", **tags}
     assert not re.search(r"none|nan\b|n/a|todo|needed|unknown|\{\{|\{%", card, re.IGNORECASE)
     assert re.findall("^#.*", card, re.MULTILINE) == ["# small", "## Limitations"]
     ModelCard(card)
@@ -546,7 +547,7 @@ def hostile_record():
     )
     return Record(
         stage="distill",
-        student={**model, "class_name": "BertModel"},
+        student={**model, "class_name": "BertModel", "vocabulary": 9},
         teacher={**model, "class_name": HOSTILE},
         provenance={"teacher": HOSTILE, "teacher_layers": 2, "copied_blocks": [1], "frozen": [HOSTILE]},
         method=HOSTILE,

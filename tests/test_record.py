@@ -341,7 +341,18 @@ def test_facts_of_the_machine_hold_no_names(monkeypatch):
 
 def test_the_command_shows_no_secret():
     words = ["/home/me/distil/recipes/distill.py", f"hub_token={TOKEN}", "--token", TOKEN, "lr=1e-4", "api_key=abc"]
-    assert command(words) == "python distill.py hub_token=*** --token *** lr=1e-4 api_key=***"
+    assert command(words) == "python distill.py hub_token=REDACTED --token REDACTED lr=1e-4 api_key=REDACTED"
+    words = ["recipes/distill.py", "task=token-classification", "recipes/a b.yaml", "max_tokens=5", "seeds=[1, 2]"]
+    assert command(words) == (
+        "python recipes/distill.py task=token-classification 'recipes/a b.yaml' max_tokens=5 'seeds=[1, 2]'"
+    )
+
+
+def test_a_path_with_spaces_leaves_no_name_behind_in_the_command():
+    words = ["run.py", "/home/anna smith/my data/f.yaml", "out=C:\\Users\\anna smith\\x y", "data=['/home/anna/a.txt']"]
+    shown = command(words)
+    assert "anna" not in shown
+    assert shown == "python run.py f.yaml 'out=x y' 'data=['\"'\"'a.txt'\"'\"']'"
 
 
 def test_the_loss_curve_is_read_from_the_log():

@@ -152,10 +152,10 @@ def _model(model: Any, where: str) -> Problems:
         data = [result["dataset"].get(key) for key in ("type", "config", "split", "revision")]
         for m, metric in enumerate(result["metrics"]):
             place = f"{where}.results[{r}].metrics[{m}]"
-            about = (result["task"]["type"], *data, metric["type"], metric.get("config"))
+            about = (result["task"]["type"], *data, metric["type"], metric.get("name"), metric.get("config"))
             if first.setdefault(about, place) != place:
                 expected = f"a score of something else than {first[about]}"
-                yield place, line(place, expected, metric["value"], "Keep one, or name the config of each.")
+                yield place, line(place, expected, metric["value"], "Keep one, or give each a name or config.")
 
 
 _KNOWN = _keys(

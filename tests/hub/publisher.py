@@ -9,21 +9,36 @@ from typing import Any
 
 from server import HubServer
 
-# Answers each line, the arguments of `publish` as JSON, with a line: what it returned or raised, and the seconds.
+# Answers each line, the arguments of calls of `publish` as JSON, with a line: for each call what it returned or raised,
+# and its seconds. Several calls run at once. `new_client` closes the client's session in the middle of the call, as
+# huggingface_hub does after a connection that failed.
 _LOOP = """
 import json, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from huggingface_hub import HfApi, close_session
 from distil_trainer import publish
 from distil_trainer.errors import DistilTrainerError
 
-for line in sys.stdin:
+create_commit = HfApi.create_commit
+
+def answer(arguments):
     start = time.perf_counter()
+    if arguments.pop("new_client", False):
+        HfApi.create_commit = lambda *args, **kwargs: (close_session(), create_commit(*args, **kwargs))[1]
     try:
-        done = publish(**json.loads(line))
-        answer = {"url": done.url, "commit": done.commit, "sent": done.sent, "files": list(done.contents.files)}
-        answer |= {"left_out": done.contents.left_out}
+        done = publish(**arguments)
+        told = {"url": done.url, "commit": done.commit, "sent": done.sent, "files": list(done.contents.files)}
+        told |= {"left_out": done.contents.left_out}
     except DistilTrainerError as error:
-        answer = {"error": type(error).__name__, "reason": getattr(error, "reason", None), "message": str(error)}
-    print(json.dumps(answer | {"seconds": time.perf_counter() - start}), flush=True)
+        told = {"error": type(error).__name__, "reason": getattr(error, "reason", None), "message": str(error)}
+    finally:
+        HfApi.create_commit = create_commit
+    return told | {"seconds": time.perf_counter() - start}
+
+for line in sys.stdin:
+    calls = json.loads(line)
+    with ThreadPoolExecutor(len(calls)) as pool:
+        print(json.dumps(list(pool.map(answer, calls))), flush=True)
 """
 
 
@@ -55,9 +70,14 @@ class Publisher:
         self._errors.close()
 
     def publish(self, folder: Path, repo_id: str, **options: Any) -> dict[str, Any]:
+        """One call."""
+        return self.publish_at_once([{"folder": str(folder), "repo_id": repo_id, **options}])[0]
+
+    def publish_at_once(self, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Several calls, each in a thread of its own."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"folder": str(folder), "repo_id": repo_id, **options}) + "\n")
+        self._process.stdin.write(json.dumps(calls) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         assert answer, self.log.read_text()[-4000:]

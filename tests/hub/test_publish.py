@@ -83,11 +83,12 @@ def test_the_user_is_the_namespace_of_a_bare_name(hub, publisher, folder):
 
 
 def test_old_weights_do_not_stay_beside_new_ones(hub, publisher, folder):
-    old = {"model-00001-of-00002.safetensors": b"1", "model.safetensors.index.json": b"{}", "mine.txt": b"kept"}
-    hub.add("model", "me/student", old)
+    old = {"model-00001-of-00002.safetensors": b"1", "model.safetensors.index.json": b"{}"}
+    kept = {"mine.txt": b"1", "model-int8.safetensors": b"2", "model.fp16.safetensors": b"3"}
+    hub.add("model", "me/student", old | kept)
     publish(publisher, folder)
     files = hub.repo("model", "me/student").files()
-    assert sorted(files) == ["README.md", "config.json", "mine.txt", "model.safetensors"]
+    assert files.keys() == kept.keys() | {"README.md", "config.json", "model.safetensors"}
 
 
 def test_a_branch_is_made(hub, publisher, folder):
@@ -131,6 +132,47 @@ def test_a_commit_that_arrives_after_its_time_out_is_not_made_again(hub, publish
     hub.fault("commit", "delay", seconds=1.5)
     assert publish(publisher, folder, timeout=1.5)["commit"]
     assert len(ours(hub)) == 1
+
+
+def test_a_pull_request_that_is_opened_late_is_not_opened_twice(hub, publisher, folder):
+    repo = hub.add("model", "me/student", {"a": b"1"})
+    hub.fault("commit", "delay", seconds=1.5)
+    assert publish(publisher, folder, create_pr=True, timeout=6)["url"].endswith("/discussions/1")
+    hub.fault("commit", "delay", seconds=1.5)
+    late = publish(publisher, folder, create_pr=True, timeout=1, message="Other")
+    assert late.get("reason") in (None, "server")
+    assert len(repo.discussions) == 2
+
+
+def test_files_that_the_repository_ignores_are_told_and_not_committed_again_and_again(hub, publisher, folder):
+    repo = hub.add("model", "me/student", {".gitignore": b"*.safetensors"})
+    answers = [publish(publisher, folder) for _ in range(2)]
+    assert [(answer["reason"], ".gitignore" in answer["message"]) for answer in answers] == [("refused", True)] * 2
+    assert len(repo.commits()) == 1
+
+
+@pytest.mark.parametrize("headers", [{"Retry-After": "86400"}, {"ratelimit": '"api";r=0;t=3000'}])
+def test_the_hub_may_not_put_us_off_for_a_day(hub, publisher, folder, headers):
+    hub.fault("preupload", "status", status=429, headers=headers, times=None)
+    answer = publish(publisher, folder)
+    assert (answer["reason"], "wait for" in answer["message"]) == ("server", True)
+    assert answer["seconds"] < 3
+
+
+def test_limits_hold_for_a_client_that_was_made_anew(hub, publisher, folder):
+    """After a connection that failed, huggingface_hub makes itself a new client."""
+    hub.fault("commit", "hang", times=None)
+    hub.add("model", "me/student", {"a": b"1"})
+    assert publish(publisher, folder, timeout=1.5, new_client=True)["reason"] in ("server", "network")
+
+
+def test_two_publications_at_once_keep_their_limits(hub, publisher, folder, tmp_path):
+    other = make_folder(tmp_path / "other")
+    hub.fault("commit", "hang", times=None, when=lambda request: "other" in request.path)
+    calls = [{"folder": str(folder), "repo_id": "me/student"}, {"folder": str(other), "repo_id": "me/other"}]
+    answers = publisher.publish_at_once([{**call, "timeout": 3} for call in calls])
+    assert answers[0]["commit"] == hub.repo("model", "me/student").head().oid
+    assert answers[1]["reason"] == "server"
 
 
 def test_what_the_hub_stored_wrongly_is_found(hub, publisher, folder):
@@ -260,6 +302,12 @@ def index(folder):
         (lambda f: (f / "model.safetensors").unlink(), "no weights"),
         (lambda f: (f / "model.safetensors").write_bytes(b"short"), "cannot be read"),
         (index, "model-2.safetensors, which is not there"),
+        (lambda f: shutil.copy(f / "model.safetensors", f / "model-1-of-2.safetensors"), "without an index"),
+        (lambda f: write_config(f, auto_map={"AutoModel": "modeling.Mine"}), "names code"),
+        (
+            lambda f: (f / "adapter_config.json").write_text('{"base_model_name_or_path": "/home/me/gpt2"}'),
+            "base model",
+        ),
         (lambda f: (f / "README.md").write_text(README + TOKEN), "README.md holds an access token"),
         (lambda f: write_config(f, note=TOKEN), "config.json holds an access token"),
         (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),

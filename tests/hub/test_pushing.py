@@ -20,7 +20,7 @@ from transformers import BertModel, TrainingArguments
 from distil_trainer import DistillationTrainer, build_student, methods, student_config
 from distil_trainer.errors import PublishError
 
-def make_trainer(folder, **options):
+def make_trainer(folder, page_facts=None, **options):
     teacher = tiny_model(BertModel)
     student = build_student(teacher, student_config(teacher.config, num_hidden_layers=2))
     defaults = dict(max_steps=3, logging_steps=1, save_steps=1, report_to="none", use_cpu=True, disable_tqdm=True,
@@ -28,7 +28,7 @@ def make_trainer(folder, **options):
     return DistillationTrainer(
         model=student, teacher_model=teacher, alignments=methods.lightmbert(student_layers=2, teacher_layers=4),
         args=TrainingArguments(folder, **{{**defaults, **options}}), train_dataset=ragged_examples(24, labels=False),
-        data_collator=pad_batch)
+        data_collator=pad_batch, eval_dataset=ragged_examples(8, labels=False), page_facts=page_facts)
 """
 
 
@@ -103,6 +103,7 @@ print("sent", len(future.result().sent))
 """,
     )
     assert len(re.findall("A push to me/out failed.*?quota", output)) == 2
+    assert "2 pushes to me/out failed" in output
     assert "sent 6" in output
     assert "model.safetensors" in hub.repo("model", "me/out").files()
 
@@ -152,6 +153,38 @@ print(seen, all((a == b).all() for a, b in zip(model.state_dict().values(), trai
     assert "Ask *Anna*.\n<!-- /keep: notes -->" in hub.repo("model", "me/student").files()["README.md"].decode()
 
 
+def test_a_page_that_cannot_be_written_does_not_stop_training_and_facts_given_once_stay(hub, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "README.md").write_text("<!-- keep: notes -->\nnot closed\n")
+    (tmp_path / "out" / ".push-999999999-checkpoint-9").mkdir()
+    output = run(
+        hub,
+        tmp_path,
+        """
+from pathlib import Path
+facts = {"method": "lightmbert", "student": {"name": "Small", "license": "mit"},
+         "data": [{"name": "Books", "role": "train", "hub_id": "me/books"}]}
+trainer = make_trainer(folder, hub_strategy="checkpoint", max_steps=2, page_facts=facts, eval_strategy="steps",
+                       eval_steps=1, load_best_model_at_end=True, hub_always_push=True, save_total_limit=1)
+print(trainer.train().global_step)
+Path(folder, "README.md").unlink()
+trainer.push_to_hub()
+trainer.train(resume_from_checkpoint=True)
+trainer.args.max_steps = 3
+trainer.train(resume_from_checkpoint=True)
+""",
+    )
+    assert output.splitlines()[-1]
+    repo = hub.repo("model", "me/out")
+    assert not list(tmp_path.glob("out/.push-*"))
+    card = repo.files()["README.md"].decode()
+    assert "# Small" in card
+    assert all(text in card for text in ("- me/books", "license: mit", "- lightmbert"))
+    state = json.loads(repo.files()["last-checkpoint/trainer_state.json"])
+    assert "/" not in state["best_model_checkpoint"]
+    assert (tmp_path / "out").name == "out"
+
+
 def test_without_a_teacher_the_card_of_trainer_is_pushed_and_nothing_private(hub, tmp_path):
     run(
         hub,
@@ -178,7 +211,8 @@ def test_of_two_processes_only_the_first_talks_to_the_hub(hub, tmp_path):
 trainer = make_trainer({str(tmp_path / "out")!r}, hub_strategy="every_save", hub_always_push=True, max_steps=2)
 rank = trainer.args.process_index
 if rank == 1:  # whatever asks the Hub from here would fail
-    os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+    import huggingface_hub.constants, huggingface_hub.hf_api
+    huggingface_hub.constants.ENDPOINT = "http://127.0.0.1:9"
 trainer.train()
 pushed = trainer.push_to_hub()
 open({str(tmp_path)!r} + f"/rank{{rank}}.txt", "w").write(str(pushed and pushed.commit))
