@@ -97,7 +97,7 @@ def render_card(
             method=method,
             picture=picture,
             layer_map=layer_map,
-            curves=[_loss_table(r) for r in records if r.stage == "distill" and any(r.loss_curve.values())],
+            curves=[table for r in records if r.stage == "distill" and (table := _loss_table(r))["rows"]],
             library=_first(r.versions.get("distil_trainer") for r in records),
             seed_counts=sorted({len(e.values) for row in results for e in row["scores"].values() if e.values}),
         )
@@ -207,7 +207,7 @@ def _loss_table(record: Record) -> dict[str, Any]:
     curve = {name: dict(points) for name, points in record.loss_curve.items() if not name.startswith("eval_loss/")}
     evaluated, logged = set(curve.get("eval_loss", ())), sorted({step for points in curve.values() for step in points})
     last = len(logged) - 1
-    spread = {logged[round(i * last / (_TABLE_ROWS - 1))] for i in range(_TABLE_ROWS)}
+    spread = {logged[round(i * last / (_TABLE_ROWS - 1))] for i in range(_TABLE_ROWS) if logged}
     steps = sorted(evaluated if len(evaluated) >= _FEW_ROWS else evaluated | spread)
     names = sorted(curve, key=lambda name: (name == "eval_loss", name))
     rows = [(step, [curve[name].get(step) for name in names]) for step in steps]

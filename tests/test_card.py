@@ -25,6 +25,7 @@ from transformers import (
 from distil_trainer.card import render_card
 from distil_trainer.errors import RecordError
 from distil_trainer.facts import model_facts
+from distil_trainer.kept import kept_sections
 from distil_trainer.losses import LOSSES
 from distil_trainer.markdown import escape_markdown
 from distil_trainer.metadata import check_metadata
@@ -509,6 +510,97 @@ def test_runs_are_joined_by_seed_and_kept_apart_by_settings():
     clash = tuned(evaluations=[evaluation("teacher", {1: 0.75})], hyperparameters={"learning_rate": 1.0})
     with pytest.raises(RecordError, match=r"different f1 of the teacher on SUCX 3\.0"):
         render_card(distilled(), *runs, clash)
+
+
+def test_rows_that_differ_by_their_fine_tuning_alone_say_so():
+    both = [evaluation("teacher", {1: 0.5}), evaluation("student", {1: 0.4})]
+    runs = [tuned(evaluations=both, hyperparameters={"learning_rate": rate, "bf16": True}) for rate in (0.1, 0.2)]
+    card = render_card(distilled(), *runs)
+    assert "`test` (learning\\_rate 0.1) | F1" in card
+    assert "on SUCX 3.0 (learning\\_rate 0.2)" in card
+    assert "fine-tuned, on the data named below" in card
+    assert "fine-tuned alike" in render_card(distilled(), runs[0])
+    assert len([r for i in metadata(card)["model-index"] for r in i["results"]]) == 1
+    check_metadata(card)
+
+
+def test_how_the_student_came_about_is_its_own_story():
+    teacher = distilled(
+        student={"name": "middle"},
+        teacher={"name": "huge"},
+        provenance={"teacher": "huge", "teacher_layers": 24, "copied_blocks": [7]},
+        never_trained={"x": 0.5},
+        data=[],
+    )
+    card = render_card(distilled(never_trained=None), teacher)
+    assert "with 2 of its 12 blocks" in card
+    assert "got no gradient and are" not in card
+    random = {"teacher": "mBERT", "teacher_layers": 12, "copied_blocks": []}
+    assert "base_model" not in metadata(render_card(distilled(provenance=random), teacher))
+
+
+def test_a_record_that_is_given_twice_counts_once():
+    assert render_card(distilled(), tuned(), distilled(), tuned()) == render_card(distilled(), tuned())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "milliseconds", "said"),
+    [(200_000_000, 25, "1.33× larger · 2.00× faster"), (100_000_000, 100, "1.50× smaller · 2.00× slower")],
+)
+def test_what_got_worse_is_called_so(parameters, milliseconds, said):
+    student = {"name": "s", "parameters": parameters}
+    speed = {"teacher": [{**SPEED, "ms_per_batch": 50}], "student": [{**SPEED, "ms_per_batch": milliseconds}]}
+    assert said in render_card(distilled(student=student, speed=speed))
+
+
+def test_the_sentence_about_speed_holds_for_every_row():
+    other = [{**ONE, "ms_per_batch": 30, "dtype": "bfloat16"}, {**SPEED, "ms_per_batch": 50}]
+    card = render_card(distilled(speed={"teacher": other, "student": other}))
+    assert "Latency, 8 × 128 tokens | 50.0 ms" in card
+    assert "30.0 ms" not in card
+
+
+@pytest.mark.parametrize(("share", "shown"), [(0.0001, "less than 0.1%"), (0.25, "25.0%")])
+def test_small_shares_are_not_rounded_away(share, shown):
+    assert f"- {shown} of its parameters got no gradient" in render_card(distilled(never_trained={"x": share}))
+
+
+def test_a_retention_below_nothing_stays_visible():
+    assert summary(evaluation("teacher", {1: 0.5}), evaluation("student", {1: -0.1})) == []
+    card = render_card(
+        distilled(), tuned(evaluations=[evaluation("teacher", {1: 0.5}), evaluation("student", {1: -0.1})])
+    )
+    assert "-20.0%" in card
+
+
+@pytest.mark.parametrize("curve", [{"eval_loss/x": [[1, 2.0]]}, {"loss": []}, {"eval_loss": [[1, 2.0]]}])
+def test_curves_with_little_in_them(curve):
+    render_card(distilled(loss_curve=curve))
+
+
+def test_a_citation_cannot_hold_a_marker():
+    card = render_card(
+        distilled(teacher={"name": "t", "citation": "<!-- keep: notes -->\n@x"}), kept={"notes": "Mine."}
+    )
+    assert kept_sections(card) == {"notes": "Mine."}
+
+
+@pytest.mark.parametrize(
+    ("licence", "meaning"),
+    [("cc-by-nc-nd-4.0", "must not be shared"), ("cc-by-nc-sa-4.0", "shared alike"), ("cc-by-nc-4.0", "use; credit")],
+)
+def test_the_meaning_of_a_licence_is_that_of_the_whole_identifier(licence, meaning):
+    line = re.search(
+        r"- This model: .*", render_card(Record(stage="distill", student={"name": "s", "license": licence}))
+    )[0]
+    assert meaning in line
+
+
+@pytest.mark.parametrize("name", ["ViTModel", "GPT2DoubleHeadsModel", "PeftModel"])
+def test_no_snippet_is_better_than_one_that_does_not_run(name):
+    card = render_card(Record(stage="distill", student={"name": "s", "class_name": name}))
+    assert "How to use" not in card
+    assert metadata(card)["library_name"] == ("peft" if name == "PeftModel" else "transformers")
 
 
 def test_times_under_other_conditions_are_not_compared():

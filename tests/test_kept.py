@@ -12,6 +12,15 @@ def test_what_stands_between_the_markers_is_kept():
     assert kept_sections(page) == {"notes": "One.\n\n\n\n- two"}
     assert kept_sections(page.replace("\n", "\r\n")) == {"notes": "One.\n\n\n\n- two"}
     assert kept_sections("no markers") == {}
+    assert kept_sections("  <!--keep: notes-->  \nmine\n<!-- /keep:notes -->\t\n") == {"notes": "mine"}
+
+
+@pytest.mark.parametrize(
+    "line", ["<!-- keep: a b -->", "<!-- keep notes -->", "text <!-- keep: notes -->", "<!-- KEEP: x -->"]
+)
+def test_what_only_looks_like_a_marker_is_told(line):
+    with pytest.raises(CardError, match="looks like a marker"):
+        kept_sections(f"{line}\nlost?\n")
 
 
 def test_it_comes_back_unchanged():

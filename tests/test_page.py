@@ -44,6 +44,13 @@ def test_text_by_hand_survives(tmp_path):
     assert page.read_text() == by_hand
 
 
+def test_a_page_in_another_encoding_is_not_overwritten(tmp_path):
+    (tmp_path / "README.md").write_bytes("# Åäö\n".encode("latin-1"))
+    with pytest.raises(CardError, match="not UTF-8"):
+        write_page(tmp_path, [DISTILLED])
+    assert names(tmp_path) == ["README.md"]
+
+
 @pytest.mark.parametrize(
     ("old_page", "record", "message"),
     [
