@@ -27,6 +27,12 @@ def publisher(server, tmp_path_factory):
         yield running
 
 
+@pytest.fixture(scope="module")
+def publisher_of_anna(server, tmp_path_factory):
+    with Publisher(server, tmp_path_factory.mktemp("anna"), HOME="/home/anna") as running:
+        yield running
+
+
 @pytest.fixture
 def hub(server):
     server.reset_faults()
@@ -355,7 +361,29 @@ def test_no_byte_that_leaves_holds_a_path_of_this_machine_or_the_token(hub, fold
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}  # nothing here was changed
 
 
-def test_a_page_that_names_the_home_directory_stays(hub, folder, tmp_path):
-    (folder / "README.md").write_text(README + "Made in /home/anna/runs.\n")
+def test_what_is_asked_for_goes_too_cleaned_but_no_pickle(hub, folder, tmp_path):
+    (folder / "pooling").mkdir()
+    (folder / "pooling" / "config.json").write_text('{"cache_dir": "/home/anna/x"}')
+    (folder / "scores.pkl").write_bytes(b"x")
+    (folder / "finetune.json").write_text("{}")
+    (folder / "spm.model").write_bytes(b"x")
     with Publisher(hub, tmp_path / "hf", HOME="/home/anna") as publisher:
-        assert "a path of this machine" in publish(publisher, folder)["message"]
+        answer = publish(publisher, folder, also=["pooling/*", "*.pkl"])
+    assert answer["left_out"] == {"scores.pkl": "never published", "finetune.json": "no record"}
+    files = hub.repo("model", "me/student").files()
+    assert json.loads(files["pooling/config.json"]) == {"cache_dir": "x"}
+    assert "spm.model" in files
+
+
+@pytest.mark.parametrize(
+    "text", ["file:///home/anna/x", "//home/anna/x", r"\/home\/anna\/x", "in /home/anna.", '"/home/anna"']
+)
+def test_the_home_directory_is_found_however_it_is_written(hub, folder, publisher_of_anna, text):
+    (folder / "README.md").write_text(f"{README}{text}\n")
+    assert "a path of this machine" in publish(publisher_of_anna, folder)["message"]
+
+
+@pytest.mark.parametrize("text", ["https://a.org/home/anna/x", "/home/annabel", "x/home/anna"])
+def test_what_only_looks_like_the_home_directory_goes(hub, folder, publisher_of_anna, text):
+    (folder / "README.md").write_text(f"{README}{text}\n")
+    assert publish(publisher_of_anna, folder)["commit"]

@@ -108,6 +108,23 @@ print("sent", len(future.result().sent))
     assert "model.safetensors" in hub.repo("model", "me/out").files()
 
 
+def test_a_push_that_goes_on_makes_the_next_wait_for_the_end_and_branches_are_kept_to(hub, tmp_path):
+    hub.fault("commit", "delay", seconds=2)
+    run(
+        hub,
+        tmp_path,
+        """
+trainer = make_trainer(folder, hub_strategy="every_save", hub_revision="dev")
+trainer.train()
+trainer.push_to_hub("The end", revision="v1")
+""",
+    )
+    repo = hub.repo("model", "me/out")
+    assert [commit.title for commit in repo.commits("dev")] == ["Training in progress, step 1", "initial commit"]
+    assert [commit.title for commit in repo.commits("v1")] == ["The end", "initial commit"]
+    assert [commit.title for commit in repo.commits()] == ["initial commit"]
+
+
 def test_a_token_that_may_not_write_is_told_before_training(hub, tmp_path):
     hub.add("model", "me/student", {"a": b"1"})
     hub.role = "read"
