@@ -1,12 +1,9 @@
 """What of a folder is published: the files that a model page needs, without secrets, and nothing else."""
 
 import contextlib
-import hashlib
-import io
 import json
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,8 +12,8 @@ from typing import Any, NoReturn
 from safetensors import SafetensorError, safe_open
 
 from distil_trainer.errors import DistilTrainerError, PublishError, RecordError
+from distil_trainer.hub.private import check_secrets, without_local_paths
 from distil_trainer.metadata import check_metadata
-from distil_trainer.plain import TOKEN, without_paths
 from distil_trainer.record import HUB_ID, Record
 
 _CONFIGS = (
@@ -38,9 +35,6 @@ _PUBLISHED = (
 )
 # Not even when asked for: pickles that hold paths and tokens, and what is hidden.
 _NEVER = ("training_args.bin", "*.pkl", "*.pickle", ".*")
-_TOKEN = re.compile(TOKEN.pattern.encode())
-_BLOCK, _OVERLAP = 1 << 20, 1 << 10  # bytes
-_LOCAL_PATH_KEYS = re.compile(r"(.*_)?(name_or_path|path|dir|file|folder|checkpoint)")
 
 
 @dataclass(frozen=True)
@@ -103,12 +97,12 @@ def _read(folder: Path, also: Sequence[str], secrets: Sequence[str]) -> Contents
         elif _in(name, _RECORDS) and not _is_record(file):
             left_out[name] = "no record"
         elif _in(name, also) or any(_in(name, [p]) and p.count("/") == name.count("/") for p in _PUBLISHED):
-            files[name] = _without_local_paths(file) if file.name in _CLEANED else file
+            files[name] = without_local_paths(file) if file.name in _CLEANED else file
         else:
             left_out[name.split("/")[0] + "/" * ("/" in name)] = "no part of a model page"
     _check_complete(folder, files)
     for name, content in files.items():
-        _check_secrets(name, content, secrets)
+        check_secrets(name, content, secrets, is_vocabulary=_in(name.split("/")[-1], _VOCABULARIES))
     return Contents(files, left_out, check_metadata((folder / "README.md").read_bytes().decode(errors="replace")))
 
 
@@ -118,23 +112,6 @@ def _is_record(file: Path) -> bool:
     except RecordError:
         return False
     return True
-
-
-def sha256(content: Path | bytes) -> str:
-    """Hex digest, by which the Hub knows large files."""
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
-    digest = hashlib.sha256()
-    with content.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def git_sha1(content: Path | bytes) -> str:
-    """Hex digest of a git blob, by which the Hub knows small files."""
-    content = content if isinstance(content, bytes) else content.read_bytes()
-    return hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
 
 
 def _in(name: str, patterns: Sequence[str]) -> bool:
@@ -181,54 +158,3 @@ def _check_complete(folder: Path, files: dict[str, Path | bytes]) -> None:
                 f"The adapter's base model is {base!r}, from where nobody else can load it.",
                 "Publish the base model, or merge the adapter into it (merge_and_unload), and save again.",
             )
-
-
-def _without_local_paths(file: Path) -> Path | bytes:
-    """The file, or its content with the paths of this machine cut to their last part."""
-    try:
-        content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise PublishError("files", f"{file.name} cannot be read as JSON: {error}.", "Save the model again.") from error
-    cleaned = _cleaned(content)
-    return file if cleaned == content else (json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _cleaned(value: Any, key: str = "") -> Any:
-    if isinstance(value, dict):
-        return {name: _cleaned(inner, name) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_cleaned(inner, key) for inner in value]
-    if not isinstance(value, str) or not _LOCAL_PATH_KEYS.fullmatch(key):
-        return value
-    return "~" if value.rstrip("/") == str(Path.home()) else without_paths(value)
-
-
-def _check_secrets(name: str, content: Path | bytes, secrets: Sequence[str]) -> None:
-    if isinstance(content, Path) and name.endswith(".safetensors"):
-        with safe_open(content, "np") as tensors:  # the only text in it
-            content = json.dumps(tensors.metadata() or {}).encode()
-    home = _home_pattern() if not _in(name.split("/")[-1], _VOCABULARIES) else None  # these may hold any word
-    for window in _windows(content):
-        if (b"hf_" in window and _TOKEN.search(window)) or any(secret.encode() in window for secret in secrets):
-            raise PublishError("files", f"{name} holds an access token.", "Remove it, and revoke it on the Hub.")
-        # JSON may escape slashes, and doubles backslashes; file:///home is written with three slashes.
-        if home and home.search(re.sub(rb"/+", b"/", window.replace(b"\\/", b"/").replace(b"\\\\", b"\\"))):
-            raise PublishError("files", f"{name} holds a path of this machine, under {Path.home()}.", "Remove it.")
-
-
-def _home_pattern() -> re.Pattern[bytes] | None:
-    """Finds paths under the home directory. "/" is nobody's home, and "/root" by itself a word."""
-    home = Path.home()
-    if len(home.parts) < 2:
-        return None
-    ending = rb"/" if len(home.parts) == 2 else rb"(?![\w-])"
-    return re.compile(rb"(?<![\w./-])" + re.escape(str(home).encode()) + ending)
-
-
-def _windows(content: Path | bytes) -> Iterator[bytes]:
-    """The bytes in pieces that overlap, so that what is looked for lies in one of them whole."""
-    with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as stream:
-        tail = b""
-        while block := stream.read(_BLOCK):
-            yield tail + block
-            tail = block[-_OVERLAP:]

@@ -17,7 +17,8 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from huggingface_hub.hf_api import RepoFile
 
 from distil_trainer.errors import PublishError
-from distil_trainer.hub.contents import Contents, git_sha1, read_contents, sha256
+from distil_trainer.hub.contents import Contents, read_contents
+from distil_trainer.hub.hashes import git_sha1, sha256
 from distil_trainer.hub.patience import Patience
 from distil_trainer.hub.problems import explain
 
