@@ -61,6 +61,7 @@ ALLOWED = {
         "terms",
     },
     "data": set(),
+    "corpora": {"corpora"},
     "metrics": {"data"},
     "_strict": set(),
     "recipe": {"_strict", "alignment", "methods", "record"},
