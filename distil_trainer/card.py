@@ -75,7 +75,7 @@ def render_card(
             records=records,
             lineage=lineage,
             runs=[r for r in records if any(getattr(r, name) for name in _RUN_FACTS)],
-            distilled=any(r.stage == "distill" for r in records),
+            distilled=made_by is not None,
             known={
                 f.name for m in (student, teacher) if m for f in dataclasses.fields(m) if getattr(m, f.name) is not None
             },
@@ -102,7 +102,7 @@ def render_card(
             seed_counts=sorted({len(e.values) for row in results for e in row["scores"].values() if e.values}),
         )
     )
-    metadata = _metadata(student, teacher, provenance, lineage, results, training, method)
+    metadata = _metadata(student, teacher, made_by, lineage, results, training, method)
     page = f"---\n{metadata}\n---\n\n" + re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
     return insert_kept(page, kept or {})
 
@@ -110,7 +110,7 @@ def render_card(
 def _metadata(
     student: ModelFacts,
     teacher: ModelFacts | None,
-    provenance: Provenance | None,
+    made_by: Record | None,
     lineage: Sequence[Record],
     results: Iterable[dict[str, Any]],
     training: Sequence[DataFacts],
@@ -122,10 +122,9 @@ def _metadata(
     for row in results:
         if score := row["scores"].get("student"):
             scores.setdefault(what_was_measured(score), score)
-    is_distilled = any(r.stage == "distill" for r in lineage)
-    tags = [*(["distillation"] if is_distilled else []), *([slug(method)] if method else [])]
+    tags = [*(["distillation"] if made_by else []), *([slug(method)] if method else [])]
     emissions = sum(r.emissions.co2_grams for r in lineage if r.emissions)
-    base_model = _base_model(student, teacher, provenance, lineage)
+    base_model = _base_model(student, teacher, made_by.provenance if made_by else None, lineage)
     is_adapter = (student.class_name or "").startswith("Peft")
     languages = student.language or sorted({code for d in training for code in d.language})
     data = ModelCardData(

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,8 +28,8 @@ class PushingTrainer(Trainer):
     push_in_progress: Any
     hub_model_id: str | None  # type: ignore[assignment]  # None until the repository is known
 
-    def write_page(self, folder: str | os.PathLike[str], student: Mapping[str, Any]) -> None:
-        """Writes the page of the student, with these facts of it, into a folder."""
+    def write_page(self, folder: str | os.PathLike[str]) -> None:
+        """Writes the page of the student into a folder."""
         raise NotImplementedError
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
@@ -132,7 +132,7 @@ class PushingTrainer(Trainer):
         page = Path(str(self.args.output_dir)) / "README.md"
         if page.exists():
             shutil.copy(page, staging)  # what was written in it by hand is kept
-        self.write_page(staging, {"id": self.hub_model_id})
+        self.write_page(staging)
         return also
 
     def _push_in_background(self, job: Callable[[], Published]) -> Future[Published]:

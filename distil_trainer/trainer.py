@@ -371,20 +371,19 @@ class DistillationTrainer(PushingTrainer):
         """Writes our page (README.md, pictures, record) into `args.output_dir`; of Trainer's arguments it reads
         `language`, `license` and `model_name`, because the rest follows from the run.
         """
-        of_hub = self.hub_model_id.split("/")[-1] if self.hub_model_id else None
-        name = model_name or self.page_facts.get("student", {}).get("name") or of_hub
         if self.teacher is None:
+            of_hub = self.hub_model_id.split("/")[-1] if self.hub_model_id else None
+            name = model_name or self.page_facts.get("student", {}).get("name") or of_hub
             super().create_model_card(language, license, tags, name, **kwargs)  # type: ignore[arg-type]
             return
         known = {
-            "name": name,
-            "id": self.hub_model_id,
+            "name": model_name,
             "license": license,
             "language": [language] if isinstance(language, str) else language,
         }
         self.write_page(str(self.args.output_dir), {key: value for key, value in known.items() if value})
 
-    def write_page(self, folder: str | os.PathLike[str], student: Mapping[str, Any]) -> None:
+    def write_page(self, folder: str | os.PathLike[str], student: Mapping[str, Any] | None = None) -> None:
         """Writes the page (README.md, pictures, record) into a folder.
 
         Args:
@@ -394,13 +393,14 @@ class DistillationTrainer(PushingTrainer):
         if not self.is_world_process_zero():
             return
         if self.teacher is None:
-            super().create_model_card(model_name=student.get("name"))
+            super().create_model_card()
             page = Path(str(self.args.output_dir)) / PAGE
             if not page.parent.samefile(folder):
                 shutil.copy(page, folder)
             return
-        facts = {**self.page_facts, "student": {**self.page_facts.get("student", {}), **student}, "folder": folder}
-        write_page(folder, [record_run(self, **facts)])
+        pushed_to = {"id": self.hub_model_id} if self.hub_model_id else {}
+        student = {**self.page_facts.get("student", {}), **pushed_to, **(student or {})}
+        write_page(folder, [record_run(self, **{**self.page_facts, "student": student, "folder": folder})])
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
         return self.accelerator.reduce(values.to(self.args.device), reduction="sum")

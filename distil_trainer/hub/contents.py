@@ -1,6 +1,5 @@
 """What of a folder is published: the files that a model page needs, without secrets, and nothing else."""
 
-import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -132,11 +131,11 @@ def _check_complete(folder: Path, files: dict[str, Path | bytes]) -> None:
     if not weights:
         refuse(f"{folder} has no weights as safetensors.", "Save them: trainer.save_model(). Pickles stay here.")
     for name in weights:
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(safe_open(folder / name, "np"))
-            except (SafetensorError, OSError) as error:
-                refuse(f"{name} cannot be read: {error}.")
+        try:
+            with safe_open(folder / name, "np"):
+                pass
+        except (SafetensorError, OSError) as error:
+            refuse(f"{name} cannot be read: {error}.")
     indices = [name for name in files if name.endswith(".safetensors.index.json") and "/" not in name]
     shards: set[str] = set()
     for index in indices:

@@ -93,7 +93,7 @@ def test_from_the_records_to_a_page_whose_snippets_run(folder):
     ("change", "message"),
     [
         ("repo_id=small-sv", "namespace/name"),
-        ("repo_id=/tmp/small", "namespace/name"),
+        ("repo_id=/models/small", "namespace/name"),
         ("folder=/nowhere", r"distillation\.json cannot be read"),
         ("records=[nothing.json]", "no file matches"),
         ("privat=true", "Did you mean private"),
