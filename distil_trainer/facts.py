@@ -234,9 +234,9 @@ def command(argv: list[str] | None = None) -> str:
 
 def _without_path(word: str) -> str:
     """The last part of a path of this machine, which may hold spaces; other words as they are, paths in them cut."""
-    if re.match(r"(file://)?(~?/|[A-Za-z]:[\\/]|\\\\)", word):
-        return re.split(r"[\\/]+", word.rstrip("\\/"))[-1] if word.rstrip("/") != str(Path.home()) else "~"
-    return without_paths(word)
+    cut = without_paths(word)
+    is_path = re.match(r"(file://)?(~?/|[A-Za-z]:[\\/]|\\\\)", word)
+    return re.split(r"[\\/]+", word.rstrip("\\/"))[-1] if is_path and cut != "~" else cut
 
 
 def _count(parameters: Iterable[nn.Parameter]) -> int:

@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +23,8 @@ def without_paths(text: str) -> str:
 
     def last_part(match: re.Match[str]) -> str:
         parts = [part for part in re.split(r"[\\/]+", match[0]) if part]
-        if parts[0] in ("home", "Users") and len(parts) == 2:
+        is_home = match[0].rstrip("\\/") == str(Path.home())
+        if is_home or (parts[0] in ("home", "Users") and len(parts) == 2):
             return "~"  # the last part would be the user's name
         return parts[-1] if len(parts) > 1 else match[0]
 

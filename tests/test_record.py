@@ -194,6 +194,12 @@ def test_absolute_paths_are_cut(text, public):
     assert full_record(command=text).command == public
 
 
+def test_a_home_anywhere_is_cut_like_one_under_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/srv/people/anna")
+    assert without_paths("read /srv/people/anna, /srv/people/anna/x") == "read ~, x"
+    assert command(["run.py", "out=/srv/people/anna"]) == "python run.py 'out=~'"
+
+
 @pytest.mark.parametrize("bad", ["/a/b", "./a", "a/b/c", "a b", "", "a--b"])
 def test_a_hub_id_must_be_one(bad):
     with pytest.raises(RecordError, match="expected a Hub id"):

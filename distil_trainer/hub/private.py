@@ -32,9 +32,7 @@ def _cleaned(value: Any, key: str = "") -> Any:
         return {name: _cleaned(inner, name) for name, inner in value.items()}
     if isinstance(value, list):
         return [_cleaned(inner, key) for inner in value]
-    if not isinstance(value, str) or not _LOCAL_PATH_KEYS.fullmatch(key):
-        return value
-    return "~" if value.rstrip("/") == str(Path.home()) else without_paths(value)
+    return without_paths(value) if isinstance(value, str) and _LOCAL_PATH_KEYS.fullmatch(key) else value
 
 
 def check_secrets(name: str, content: Path | bytes, secrets: Sequence[str], *, is_vocabulary: bool) -> None:
