@@ -25,24 +25,8 @@ from distil_trainer.corpora import GigawordCounts, read_gigaword
 from distil_trainer.corpora.streams import read_blocks
 
 SYLLABLES = (
-    "ka",
-    "ro",
-    "li",
-    "sta",
-    "be",
-    "fö",
-    "rä",
-    "me",
-    "då",
-    "nin",
-    "gar",
-    "tel",
-    "hus",
-    "en",
-    "ar",
-    "skri",
-    "väg",
-)
+    "ka", "ro", "li", "sta", "be", "fö", "rä", "me", "då", "nin", "gar", "tel", "hus", "en", "ar", "skri", "väg",
+)  # fmt: skip
 TAGS = {
     "NN": "NN.UTR.SIN.DEF.NOM",
     "VB": "VB.PRT.AKT",

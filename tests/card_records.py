@@ -5,17 +5,9 @@ import yaml
 from distil_trainer.record import Evaluation, Record
 
 SPEED = {"batch_size": 8, "length": 128, "threads": 2, "dtype": "float32", "hardware": "AMD EPYC"}
-
-
 ONE = {**SPEED, "batch_size": 1}
-
-
 SHAPE = {"class_name": "BertForMaskedLM", "hidden_size": 768, "heads": 12, "vocabulary": 119547, "max_length": 512}
-
-
 BLOCKS = {"student_layer": 3, "teacher_layer": 6}
-
-
 EVALUATION = {
     "task_type": "token-classification",
     "dataset_name": "SUCX 3.0",
