@@ -63,8 +63,7 @@ ALLOWED = {
     "data": set(),
     "corpora": {"corpora"},
     "metrics": {"data"},
-    "_strict": set(),
-    "recipe": {"_strict", "alignment", "methods", "record"},
+    "recipe": {"alignment", "methods", "recipe", "record"},
 }
 
 

@@ -88,6 +88,12 @@ def convert(value: Any, hint: Any, where: str) -> Any:
     return value if type(value) is origin and origin in _SCALARS else _refuse(value, hint, where)
 
 
+def require(holds: bool, key: str, expected: str, came: object) -> None:
+    """Refuses the value of `key` in the dataclass that is being made, unless the condition holds."""
+    if not holds:
+        raise PlacedError(key, f"expected {expected}; came {came!r}.")
+
+
 def join(where: str, key: str) -> str:
     """The dotted key of `key` inside `where`."""
     return f"{where}.{key}" if where else key

@@ -1,0 +1,90 @@
+"""The models of a recipe: where the teacher comes from, and what the student is made of."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from distil_trainer.errors import RecipeError
+from distil_trainer.recipe.strict import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSource:
+    """Where the teacher comes from.
+
+    Attributes:
+        name: a Hub id, a local path, or `package:` and the name of a Python package that holds a model.
+        revision: branch, tag or commit on the Hub.
+        model_class: the Auto class to load it with; the student gets the same heads.
+        dtype: what it computes in while it teaches; null takes bfloat16 where the hardware multiplies that natively,
+            else float32. The student is always copied from the weights as they are stored.
+        hub_id: the Hub id that the card states, when the teacher is loaded from elsewhere.
+        title: what the card calls the teacher; None takes the last part of its id or path.
+        base_model: the Hub id of the model that the teacher was fine-tuned from, for the card.
+        license: the teacher's license, for the card.
+        language: the teacher's languages as ISO 639 codes, for the card.
+    """
+
+    name: str
+    revision: str | None = None
+    model_class: Literal[
+        "AutoModel",
+        "AutoModelForMaskedLM",
+        "AutoModelForPreTraining",
+        "AutoModelForSequenceClassification",
+        "AutoModelForTokenClassification",
+    ] = "AutoModel"
+    dtype: Literal["float32", "bfloat16"] | None = None
+    hub_id: str | None = None
+    title: str | None = None
+    base_model: str | None = None
+    license: str | None = None
+    language: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentSpec:
+    """What the student is made of.
+
+    Attributes:
+        num_hidden_layers: its number of blocks.
+        name: what the card calls it.
+        layers: which teacher blocks it starts from: bottom, top, spread, or a list counted from 1.
+        freeze_embeddings: keep the teacher's embeddings as they are.
+        dropout: every dropout probability of the student while it is distilled; null keeps the teacher's.
+        license: the student's license, for the card; "other" needs the two that follow.
+        license_name: of a license that the Hub has no identifier for.
+        license_link: where it can be read.
+        language: the student's languages as ISO 639 codes, for the card.
+    """
+
+    num_hidden_layers: int
+    name: str
+    layers: Literal["bottom", "top", "spread"] | tuple[int, ...] = "bottom"
+    freeze_embeddings: bool = False
+    dropout: float | None = 0.0
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    language: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(self.num_hidden_layers >= 1, "num_hidden_layers", "at least 1", self.num_hidden_layers)
+        if self.dropout is not None:
+            require(0 <= self.dropout < 1, "dropout", "from 0 to below 1", self.dropout)
+
+
+def model_path(name: str) -> str:
+    """Where a recipe's model is: `package:NAME` is the `model` folder of an installed package, the rest stays as it is.
+
+    Raises:
+        RecipeError: the package is not installed.
+    """
+    if not name.startswith("package:"):
+        return name
+    package = name.removeprefix("package:")
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise RecipeError(f"{name!r}: the package {package!r} is not installed. Install it with pip.")
+    return str(Path(spec.origin).parent / "model")

@@ -1,0 +1,133 @@
+"""A recipe for each stage, as a frozen dataclass."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_type_hints
+
+from transformers import TrainingArguments
+
+from distil_trainer.alignment import Alignment, check_alignments
+from distil_trainer.errors import RecipeError
+from distil_trainer.methods import METHODS
+from distil_trainer.recipe.models import StudentSpec, TeacherSource
+from distil_trainer.recipe.strict import PlacedError, check_text_keys, convert, join, refuse_unknown, require
+from distil_trainer.recipe.task import NerData
+from distil_trainer.recipe.text import TextData
+from distil_trainer.record import HUB_ID
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillRecipe:
+    """One distillation: `recipes/distill.py`.
+
+    Attributes:
+        teacher: where the teacher comes from.
+        student: what the student is made of.
+        data: the text.
+        output_dir: where checkpoints, the student and the record go.
+        method: a published method by name (`distil_trainer.methods`); else give `alignments`.
+        alignments: what is compared, each with the fields of `distil_trainer.Alignment`; else give `method`.
+        task_weight: weight of the student's own loss on labels.
+        balance_terms: give all terms gradients of the same norm (`distil_trainer.DistillationTrainer`).
+        training: `transformers.TrainingArguments`, as they are called there.
+        resume: go on from the newest checkpoint in `output_dir`, if there is one.
+    """
+
+    teacher: TeacherSource
+    student: StudentSpec
+    data: TextData
+    output_dir: str
+    method: str | None = None
+    alignments: tuple[Alignment, ...] = ()
+    task_weight: float = 0.0
+    balance_terms: bool = False
+    training: dict[str, Any] = field(default_factory=dict)
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.method is None) == (not self.alignments):
+            came = "neither" if self.method is None else "both"
+            raise RecipeError(f"expected either method or alignments; came {came}. Methods: {', '.join(METHODS)}.")
+        if self.method is not None:
+            require(self.method in METHODS, "method", f"one of {', '.join(METHODS)}", self.method)
+        check_alignments(self.alignments, student_layers=self.student.num_hidden_layers)
+        require(self.task_weight >= 0, "task_weight", "0 or more", self.task_weight)
+        _check_training(self.training, {"output_dir": "output_dir"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRecipe:
+    """The same fine-tuning of several models with several seeds: `recipes/finetune.py`.
+
+    Attributes:
+        models: teacher, student or undistilled -> a Hub id, path, or `package:NAME`.
+        data: the sentences.
+        seeds: one run a seed; scores are averaged.
+        output_dir: where the runs and their records go.
+        task: what is learned.
+        max_length: tokens a sentence is cut to.
+        training: `transformers.TrainingArguments`, as they are called there.
+        save_models: keep every fine-tuned model, as `output_dir/NAME-SEED`.
+    """
+
+    models: dict[Literal["teacher", "student", "undistilled"], str]
+    data: NerData
+    seeds: tuple[int, ...]
+    output_dir: str
+    task: Literal["token-classification"] = "token-classification"
+    max_length: int = 128
+    training: dict[str, Any] = field(default_factory=dict)
+    save_models: bool = False
+
+    def __post_init__(self) -> None:
+        require(bool(self.models), "models", "at least one name: path", self.models)
+        require(bool(self.seeds), "seeds", "at least one", self.seeds)
+        require(len(set(self.seeds)) == len(self.seeds), "seeds", "different numbers", self.seeds)
+        require(self.max_length >= 1, "max_length", "at least 1", self.max_length)
+        _check_training(self.training, {"output_dir": "output_dir", "seed": "seeds"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishRecipe:
+    """A page from the records of all stages, and its way to the Hub: `recipes/publish.py`.
+
+    Attributes:
+        folder: of the student, as the distillation left it.
+        repo_id: namespace/name on the Hub.
+        records: paths or globs of the records of the other stages; the student's own is in `folder`.
+        private: whether a new repository is private; null takes the account's default.
+        revision: branch to publish on; null is "main".
+        create_pr: open a pull request instead.
+        message: title of the commit.
+        timeout: seconds after which a publication that makes no progress ends.
+        dry_run: write the page and list what would be uploaded, send nothing.
+    """
+
+    folder: str
+    repo_id: str
+    records: tuple[str, ...] = ()
+    private: bool | None = None
+    revision: str | None = None
+    create_pr: bool = False
+    message: str = "Publish the model and its page"
+    timeout: float = 180.0
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        is_id = bool(HUB_ID.fullmatch(self.repo_id)) and "/" in self.repo_id
+        require(is_id, "repo_id", "namespace/name on the Hub", self.repo_id)
+        require(self.timeout > 0, "timeout", "more than 0", self.timeout)
+
+
+def _check_training(training: Mapping[str, Any], elsewhere: Mapping[str, str]) -> None:
+    """Checks names and types against `TrainingArguments`; `elsewhere` are the ones with a place of their own."""
+    check_text_keys(dict(training), "training")
+    hints = get_type_hints(TrainingArguments)
+    for key, value in training.items():
+        if key in elsewhere:
+            raise PlacedError(
+                join("training", key), f"this is {elsewhere[key]} at the top of the recipe; give it there only."
+            )
+        if key not in TrainingArguments.__dataclass_fields__:
+            refuse_unknown(key, set(TrainingArguments.__dataclass_fields__) - set(elsewhere), "training")
+        convert(value, hints[key], join("training", key))
