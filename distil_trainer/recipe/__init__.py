@@ -4,15 +4,17 @@ Science only: what is learned from what, and how. Hardware is in the YAML that `
 """
 
 from distil_trainer.recipe.models import StudentSpec, TeacherSource, model_path
-from distil_trainer.recipe.stages import DistillRecipe, FinetuneRecipe, PublishRecipe
+from distil_trainer.recipe.stages import AdaptRecipe, DistillRecipe, FinetuneRecipe, PrepareRecipe, PublishRecipe
 from distil_trainer.recipe.strict import load_recipe
 from distil_trainer.recipe.task import NerData
 from distil_trainer.recipe.text import TextData
 
 __all__ = [
+    "AdaptRecipe",
     "DistillRecipe",
     "FinetuneRecipe",
     "NerData",
+    "PrepareRecipe",
     "PublishRecipe",
     "StudentSpec",
     "TeacherSource",

@@ -17,6 +17,57 @@ from distil_trainer.record import HUB_ID
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrepareRecipe:
+    """A corpus, tokenised and cut into rows once: `recipes/prepare.py`.
+
+    Attributes:
+        tokenizer: a Hub id, a local path, or `package:NAME`.
+        tokenizer_revision: branch, tag or commit on the Hub.
+        data: the text.
+        output_dir: where the rows and the record go.
+    """
+
+    tokenizer: str
+    tokenizer_revision: str | None = None
+    data: TextData
+    output_dir: str
+
+    def __post_init__(self) -> None:
+        require(self.data.prepared is None, "data.prepared", "null: this makes such a folder", self.data.prepared)
+        require(not self.data.stream, "data.stream", "false: a stream is not prepared", self.data.stream)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptRecipe:
+    """A masked-language model trained further on text, or from scratch: `recipes/adapt.py`.
+
+    Attributes:
+        model: the model, whose head or heads are kept.
+        data: the text, with `mlm_probability`.
+        output_dir: where checkpoints, the model and the record go.
+        from_scratch: start from random weights; only the configuration and the tokenizer of `model` are read.
+        dropout: every dropout probability while it is trained; null keeps the model's. Its config keeps them.
+        training: `transformers.TrainingArguments`, as they are called there.
+        resume: go on from the newest checkpoint in `output_dir`, if there is one.
+    """
+
+    model: TeacherSource
+    data: TextData
+    output_dir: str
+    from_scratch: bool = False
+    dropout: float | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.data.mlm_probability is not None, "data.mlm_probability", "a number such as 0.15", None)
+        if self.dropout is not None:
+            require(0 <= self.dropout < 1, "dropout", "from 0 to below 1", self.dropout)
+        _check_training(self.training, {"output_dir": "output_dir"})
+        _check_stream(self.data, self.training)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DistillRecipe:
     """One distillation: `recipes/distill.py`.
 
@@ -53,6 +104,7 @@ class DistillRecipe:
         check_alignments(self.alignments, student_layers=self.student.num_hidden_layers)
         require(self.task_weight >= 0, "task_weight", "0 or more", self.task_weight)
         _check_training(self.training, {"output_dir": "output_dir"})
+        _check_stream(self.data, self.training)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,3 +183,10 @@ def _check_training(training: Mapping[str, Any], elsewhere: Mapping[str, str]) -
         if key not in TrainingArguments.__dataclass_fields__:
             refuse_unknown(key, set(TrainingArguments.__dataclass_fields__) - set(elsewhere), "training")
         convert(value, hints[key], join("training", key))
+
+
+def _check_stream(data: TextData, training: Mapping[str, Any]) -> None:
+    if data.stream and training.get("max_steps", -1) < 1:
+        raise PlacedError(
+            "training.max_steps", "data.stream needs a number of steps: how long a stream is, nobody knows."
+        )
