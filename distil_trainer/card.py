@@ -41,7 +41,8 @@ def render_card(
     """The text of README.md, metadata and body. The same records give the same text.
 
     The card is about the student of the first record. Further records add facts: runs that the student came from
-    ("distill", "adapt"), and fine-tuning runs of teacher and student that say how good they are ("finetune").
+    ("distill", "adapt", and "prepare" for its text), and fine-tuning runs of teacher and student that say how good they
+    are ("finetune").
 
     Args:
         records: the page's own run first.
@@ -64,7 +65,8 @@ def render_card(
     provenance = made_by.provenance if made_by else None
     lineage = [r for i, r in enumerate(records) if i == 0 or r.stage != "finetune"]
     results = compare_scores(records)
-    training = _unique(d for r in lineage for d in r.data if d.role == "train")
+    # The text that was prepared is told by the runs that trained on it, all of it or a part.
+    training = _unique(d for r in lineage if r.stage != "prepare" for d in r.data if d.role == "train")
     tuning = _unique(d for r in records if r not in lineage for d in r.data if d.role == "train")
     speed = _speed_rows(*(_first(r.speed.get(role) for r in records) or () for role in ("teacher", "student")))
     method = _first(r.method for r in lineage)

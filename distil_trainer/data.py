@@ -1,23 +1,26 @@
-"""Text and labelled tokens, from files to what a model takes. All of it is `datasets`: mapped to disk, cached, lazy."""
+"""From text and labelled words to what a model takes. All of it is `datasets`: mapped to disk, cached, lazy."""
 
 import glob
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
-from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets, load_dataset
-from datasets.exceptions import DatasetGenerationError
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, Features, IterableDataset, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from distil_trainer.errors import DataError
 
+D = TypeVar("D", Dataset, IterableDataset)
+
 IGNORED_LABEL = -100  # transformers and torch leave positions with this label out
 _TAG = re.compile(r"O|[BI]-\S+")
-_JSON_SUFFIXES = (".jsonl", ".json")
-_TEXT_SUFFIXES = (".txt", ".text")
+# Part of what `datasets` caches by: of the classes below it sees the names only.
+_CODE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
 def find_files(patterns: Iterable[str]) -> list[str]:
@@ -29,125 +32,129 @@ def find_files(patterns: Iterable[str]) -> list[str]:
     return files
 
 
-def load_text(
-    files: str | PathLike[str] | Sequence[str | PathLike[str]],
-    *,
-    column: str = "text",
-    cache_dir: str | PathLike[str] | None = None,
-) -> Dataset:
-    """Paragraphs of text from local files, as a dataset with the one column "text".
-
-    `files`: one path or several; .jsonl (one JSON object a line, the text under `column`) or .txt (one paragraph a
-    line). Blank paragraphs are left out. `cache_dir` is where `datasets` keeps its copy (default: its usual place).
-    Raises DataError when a file is missing, of another type, not readable as such, or holds no text.
-    """
-    paths = [Path(file) for file in ([files] if isinstance(files, str | PathLike) else files)]
-    if not paths:
-        raise DataError("expected at least one text file, got none; name .jsonl or .txt files")
-    return concatenate_datasets([_load_file(path, column, cache_dir) for path in paths])
-
-
-def _load_file(path: Path, column: str, cache_dir: str | PathLike[str] | None) -> Dataset:
-    if path.suffix not in _JSON_SUFFIXES + _TEXT_SUFFIXES:
-        raise DataError(f"expected a .jsonl or .txt file, got {path}; rename or convert it")
-    if not path.is_file():
-        raise DataError(f"expected a text file at {path}, but there is none; check the path")
-    if not path.stat().st_size:
-        raise DataError(f"expected paragraphs in {path}, but the file is empty; write it again")
-    builder = "json" if path.suffix in _JSON_SUFFIXES else "text"
-    try:
-        loaded = load_dataset(builder, data_files=str(path), split="train", cache_dir=cache_dir and str(cache_dir))
-    except DatasetGenerationError as error:
-        raise DataError(
-            f"expected one JSON object a line in {path}, which cannot be read so: {error.__cause__}"
-        ) from error
-    key = column if builder == "json" else "text"
-    if key not in loaded.column_names:
-        raise DataError(f"expected a column {key!r} in {path}, got {loaded.column_names}; pass column=...")
-    if str(loaded.features[key].dtype) not in ("string", "large_string"):
-        raise DataError(
-            f"expected strings under {key!r} in {path}, got {loaded.features[key]}; pass another column=..."
-        )
-    texts = loaded.select_columns([key])
-    if key != "text":
-        texts = texts.rename_column(key, "text")
-    texts = texts.cast(Features({"text": Value("string")}))  # files of different origin must have equal features
-    texts = texts.filter(_is_not_blank, input_columns="text", desc=f"Reading {path.name}")
-    if not len(texts):
-        raise DataError(f"expected paragraphs in {path}, but all of them are blank; write it again")
-    return texts
-
-
-def _is_not_blank(text: str | None) -> bool:
-    return bool(text and text.strip())
-
-
 def tokenize_text(
-    dataset: Dataset,
+    dataset: D,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None,
     *,
     column: str = "text",
     batch_size: int = 1000,
-) -> Dataset:
+    num_proc: int | None = None,
+) -> D:
     """Each text as the model's inputs (`tokenizer.model_input_names`), cut at `max_length` tokens, not padded.
 
-    With `max_length=None` texts stay whole, for `group_tokens`.
+    With `max_length=None` texts stay whole, for `group_tokens`. `num_proc`: processes, for a dataset on disk.
 
     Texts of which the tokenizer leaves nothing but special tokens are dropped. Raises DataError when no text is left.
     """
     _need_columns(dataset, column)
-
-    def encode(texts: list[str]) -> dict[str, list[Any]]:
-        cut = {"truncation": False} if max_length is None else {"truncation": True, "max_length": max_length}
-        encoded = tokenizer(texts, return_special_tokens_mask=True, verbose=False, **cut)
-        kept = [row for row, special in enumerate(encoded["special_tokens_mask"]) if not all(special)]
-        return _rows(encoded, tokenizer, kept)
-
-    tokenized = dataset.map(
-        encode,
-        batched=True,
+    tokenized = _map(
+        dataset,
+        _Encode(tokenizer, max_length),
+        desc="Tokenizing text",
+        num_proc=num_proc,
         batch_size=batch_size,
         input_columns=column,
-        remove_columns=dataset.column_names,
-        desc="Tokenizing text",
+        features=_features(tokenizer),
     )
-    if not len(tokenized):
+    if isinstance(tokenized, Dataset) and not len(tokenized):
         raise DataError("expected texts with at least one token, but the tokenizer left none; check the tokenizer")
     return tokenized
 
 
-def group_tokens(dataset: Dataset, length: int, *, batch_size: int = 1000) -> Dataset:
+def group_tokens(dataset: D, length: int, *, batch_size: int = 1000) -> D:
     """Tokenised texts put end to end and cut into rows of exactly `length` tokens: no padding, one text after another.
 
-    What is left over at the end of each `batch_size` texts is dropped. Raises DataError when not one row is filled.
+    The rows do not depend on `batch_size`: what is left over of a batch begins the next. What is left over at the end
+    (of each worker, when several read a stream) is dropped. Raises DataError when not one row is filled.
     """
     _need_columns(dataset, "input_ids")
     if length < 1:
         raise DataError(f"expected rows of at least 1 token, got length={length}")
-
-    def group(columns: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
-        joined = {name: list(chain.from_iterable(rows)) for name, rows in columns.items()}
-        whole = len(joined["input_ids"]) // length * length
-        return {name: [row[i : i + length] for i in range(0, whole, length)] for name, row in joined.items()}
-
-    grouped = dataset.map(group, batched=True, batch_size=batch_size, desc=f"Grouping to rows of {length} tokens")
-    if not len(grouped):
+    grouped = _map(
+        dataset,
+        _Group(length),
+        desc=f"Grouping to rows of {length} tokens",
+        batch_size=batch_size,
+        with_indices=True,
+        features=dataset.features,
+    )
+    if isinstance(grouped, Dataset) and not len(grouped):
         raise DataError(
             f"expected at least {length} tokens to fill a row, got fewer; use more text or a smaller length"
         )
     return grouped
 
 
+# Classes and no closures, because workers that read a stream may have to pickle them.
+
+
+@dataclass
+class _Encode:
+    """From texts to tokens."""
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int | None
+    code: str = _CODE
+
+    def __call__(self, texts: list[str]) -> dict[str, list[Any]]:
+        cut = {"truncation": False} if self.max_length is None else {"truncation": True, "max_length": self.max_length}
+        encoded = self.tokenizer(texts, return_special_tokens_mask=True, verbose=False, **cut)
+        kept = [row for row, special in enumerate(encoded["special_tokens_mask"]) if not all(special)]
+        return _rows(encoded, self.tokenizer, kept)
+
+
+@dataclass
+class _Group:
+    """From the tokens of texts to full rows; it holds what is left over until the next texts come."""
+
+    length: int
+    code: str = _CODE
+    _next: int | None = field(default=None, init=False)  # where they begin, unless they are those of another reading
+    _rest: dict[str, list[int]] = field(default_factory=dict, init=False)
+
+    def __call__(self, columns: dict[str, list[list[int]]], indices: Sequence[int]) -> dict[str, list[list[int]]]:
+        rest = self._rest if indices[0] == self._next else {}
+        joined = {name: [*rest.get(name, ()), *chain.from_iterable(rows)] for name, rows in columns.items()}
+        whole = len(joined["input_ids"]) // self.length * self.length
+        self._next, self._rest = indices[-1] + 1, {name: row[whole:] for name, row in joined.items()}
+        return {
+            name: [row[start : start + self.length] for start in range(0, whole, self.length)]
+            for name, row in joined.items()
+        }
+
+
+def _map(dataset: D, function: Any, *, desc: str, num_proc: int | None = None, **arguments: Any) -> D:
+    """`map` to other columns, of either kind of dataset."""
+    if isinstance(dataset, Dataset):
+        arguments |= {"desc": desc, "num_proc": num_proc}
+    return dataset.map(function, batched=True, remove_columns=dataset.column_names, **arguments)
+
+
+def _features(tokenizer: PreTrainedTokenizerBase) -> Features:
+    made = tokenizer("", verbose=False)
+    names = [name for name in tokenizer.model_input_names if name in made]
+    return Features({name: List(Value("int32" if name == "input_ids" else "int8")) for name in names})
+
+
+def count_values(dataset: Dataset, column: str) -> int:
+    """Values in the lists of a column together, or bytes of its strings; no row is made."""
+    of_strings = isinstance(dataset.features[column], Value)
+    length = pc.binary_length if of_strings else pc.list_value_length
+    tables = dataset.select_columns([column]).with_format("arrow").iter(batch_size=10_000)
+    return sum(pc.sum(length(table[column])).as_py() or 0 for table in tables)
+
+
 def _rows(encoded: Any, tokenizer: PreTrainedTokenizerBase, kept: Sequence[int]) -> dict[str, list[Any]]:
     return {name: [encoded[name][i] for i in kept] for name in tokenizer.model_input_names if name in encoded}
 
 
-def _need_columns(dataset: Dataset, *columns: str) -> None:
-    missing = [column for column in columns if column not in dataset.column_names]
+def _need_columns(dataset: Dataset | IterableDataset, *columns: str) -> None:
+    names = dataset.column_names or []
+    missing = [column for column in columns if column not in names]
     if missing:
-        raise DataError(f"expected the columns {list(columns)}, got {dataset.column_names}; missing: {missing}")
-    if not len(dataset):
+        raise DataError(f"expected the columns {list(columns)}, got {names}; missing: {missing}")
+    if isinstance(dataset, Dataset) and not len(dataset):
         raise DataError("expected a dataset with rows, got an empty one; check how it was made")
 
 
@@ -158,7 +165,7 @@ def check_tags(tags: Iterable[str]) -> None:
         raise DataError(f"expected BIO tags (O, B-TYPE, I-TYPE), got {wrong[:5]}; convert them first")
 
 
-def _class_names(dataset: Dataset, column: str) -> list[str] | None:
+def class_names(dataset: Dataset, column: str) -> list[str] | None:
     """The names when the column holds class ids, None when it holds the tags themselves."""
     item = getattr(dataset.features[column], "feature", None)
     return list(item.names) if isinstance(item, ClassLabel) else None
@@ -167,7 +174,7 @@ def _class_names(dataset: Dataset, column: str) -> list[str] | None:
 def label_list(dataset: Dataset, *, column: str = "ner_tags") -> list[str]:
     """The tags of a training split, sorted, O first. Class ids (as in WikiANN) are read as the names they stand for."""
     _need_columns(dataset, column)
-    tags = set(_class_names(dataset, column) or [])
+    tags = set(class_names(dataset, column) or [])
     if not tags:
         for row in dataset.select_columns([column]):
             tags.update(row[column])
@@ -196,7 +203,7 @@ def tokenize_and_label(
         raise DataError(f"expected a fast tokenizer, got {type(tokenizer).__name__}; convert it to tokenizer.json")
     check_tags(label_list)
     ids = {tag: number for number, tag in enumerate(label_list)}
-    names = _class_names(dataset, tags_column)
+    names = class_names(dataset, tags_column)
 
     def encode(words: list[list[str]], tags: list[list[Any]], rows: list[int]) -> dict[str, list[Any]]:
         for row, row_words, row_tags in zip(rows, words, tags, strict=True):

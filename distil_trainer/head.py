@@ -126,6 +126,26 @@ class LanguageModelHead:
             for hook in hooks:
                 hook.remove()
 
+    @contextmanager
+    def on_labels(self) -> Iterator[None]:
+        """Inside this context a forward of a masked-language model that is given `labels` has logits [1, rows, V] of
+        the labelled rows only. The model's own loss is the same.
+        """
+
+        def choose(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+            self._rows = HeadRows.read_by(aligned=None, labels=kwargs["labels"], shifts_labels=False)
+            return args, {**kwargs, "labels": self._rows.labels_for(plain=True)}
+
+        hooks = [
+            self.model.register_forward_pre_hook(choose, with_kwargs=True),
+            self._inner.base_model.register_forward_hook(self._narrow),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def _narrow(self, base_model: nn.Module, args: Any, output: Any) -> Any:
         output["last_hidden_state"] = output["last_hidden_state"].flatten(0, 1)[self._rows.all].unsqueeze(0)
         return output

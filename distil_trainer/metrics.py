@@ -10,7 +10,7 @@
 import tempfile
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import evaluate
@@ -21,16 +21,10 @@ from distil_trainer.data import IGNORED_LABEL, check_tags
 from distil_trainer.errors import DataError
 
 
-class SeqEval(evaluate.Metric):
-    """Precision, recall and F1 of whole entities, by seqeval.
+class _Metric(evaluate.Metric):
+    """What is added is held in memory. With `cache_dir=...` it goes through files there, as evaluate's own modules do.
 
-    An entity counts as found when type, first and last token agree. `compute` takes `predictions` and `references`,
-    lists of lists of BIO tags of equal length, and returns `overall_precision`, `overall_recall`, `overall_f1`,
-    `overall_accuracy` (of single tags) and, for each entity type, a dict of precision, recall, f1 and number (of
-    true entities). A type that is never predicted, or never present, scores 0.
-
-    What is added is held in memory. With `cache_dir=...` it goes through files there, as evaluate's own modules do
-    (needed for evaluate's `num_process`; Trainer gathers predictions itself and needs neither).
+    That is needed for evaluate's `num_process`; Trainer gathers predictions itself and needs neither.
     """
 
     def __init__(self, *, cache_dir: str | None = None, **kwargs: Any) -> None:
@@ -41,6 +35,16 @@ class SeqEval(evaluate.Metric):
         # evaluate makes a folder even when it keeps everything in memory
         with tempfile.TemporaryDirectory() as scratch:
             super().__init__(cache_dir=scratch, keep_in_memory=True, **kwargs)
+
+
+class SeqEval(_Metric):
+    """Precision, recall and F1 of whole entities, by seqeval.
+
+    An entity counts as found when type, first and last token agree. `compute` takes `predictions` and `references`,
+    lists of lists of BIO tags of equal length, and returns `overall_precision`, `overall_recall`, `overall_f1`,
+    `overall_accuracy` (of single tags) and, for each entity type, a dict of precision, recall, f1 and number (of
+    true entities). A type that is never predicted, or never present, scores 0.
+    """
 
     def _info(self) -> evaluate.MetricInfo:
         tags = datasets.List(datasets.Value("string"))
@@ -81,6 +85,74 @@ class SeqEval(evaluate.Metric):
             "overall_f1": float(overall["f1-score"]),
             "overall_accuracy": float(accuracy_score(references, predictions)),
         }
+
+
+class Classes(_Metric):
+    """Accuracy, and the mean over all classes of their F1 (macro F1).
+
+    `compute` takes `predictions` and `references`, lists of class numbers of equal length, and returns `accuracy` and
+    `macro_f1`. A class counts for macro F1 when it is predicted or present; when it is only one of both its F1 is 0.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        number = datasets.Value("int64")
+        return evaluate.MetricInfo(
+            description="Accuracy and macro F1 of classes.",
+            citation="",
+            features=datasets.Features({"predictions": number, "references": number}),
+        )
+
+    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
+        predicted, true = np.asarray(predictions), np.asarray(references)
+        f1 = [
+            2 * ((predicted == name) & (true == name)).sum() / ((predicted == name).sum() + (true == name).sum())
+            for name in np.union1d(predicted, true)
+        ]
+        return {"accuracy": float((predicted == true).mean()), "macro_f1": float(np.mean(f1))}
+
+
+class Spearman(_Metric):
+    """Spearman's rank correlation: Pearson's of the ranks, where equal numbers share the mean of theirs.
+
+    `compute` takes `predictions` and `references`, lists of numbers of equal length, and returns `spearmanr`: 0 when
+    one of them is the same number throughout.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        number = datasets.Value("float64")
+        return evaluate.MetricInfo(
+            description="Spearman's rank correlation.",
+            citation="",
+            features=datasets.Features({"predictions": number, "references": number}),
+        )
+
+    def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
+        if not (np.isfinite(predictions).all() and np.isfinite(references).all()):
+            raise DataError("expected finite numbers, got NaN or infinity; a model that gives them did not learn")
+        predicted, true = _ranks(predictions), _ranks(references)
+        if not (predicted.any() and true.any()):
+            return {"spearmanr": 0.0}
+        return {"spearmanr": float(predicted @ true / np.sqrt((predicted @ predicted) * (true @ true)))}
+
+
+def _ranks(numbers: Sequence[float]) -> Any:
+    """The rank of each number less the mean rank; equal numbers have the mean of theirs."""
+    _, places, counts = np.unique(np.asarray(numbers), return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[places] - (len(numbers) + 1) / 2
+
+
+def text_classification_metrics(prediction: Any) -> dict[str, float]:
+    """A `compute_metrics` for Trainer: the largest of the logits (B, C) against labels (B,), scored by `Classes`."""
+    logits, labels = prediction
+    best = np.asarray(logits[0] if isinstance(logits, tuple) else logits).argmax(axis=-1)
+    return cast(dict[str, float], Classes().compute(predictions=best, references=labels))
+
+
+def similarity_metrics(prediction: Any) -> dict[str, float]:
+    """A `compute_metrics` for Trainer: numbers (B, 1) against numbers (B,), scored by `Spearman`."""
+    scores, labels = prediction
+    numbers = np.asarray(scores[0] if isinstance(scores, tuple) else scores).reshape(-1)
+    return cast(dict[str, float], Spearman().compute(predictions=numbers, references=labels))
 
 
 def token_classification_metrics(label_list: Sequence[str]) -> Callable[[Any], dict[str, float]]:

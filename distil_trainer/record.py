@@ -99,7 +99,8 @@ class AlignmentFacts(CheckedFields):
 class DataFacts(CheckedFields):
     """One data set. `hub_id` only if it is on the Hub; a corpus from elsewhere has a `url` or a `description`.
 
-    `size_bytes` is the size of its text, `filtering` a sentence about what was left out.
+    `size_bytes` is the size of its text, `filtering` a sentence about what was left out, `counts` the figures behind
+    that sentence.
     """
 
     name: str
@@ -116,6 +117,7 @@ class DataFacts(CheckedFields):
     size_bytes: int | None = None
     description: str | None = None
     filtering: str | None = None
+    counts: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         _check_hub_id(self.hub_id, "DataFacts.hub_id")
@@ -197,7 +199,7 @@ class Record(CheckedFields):
 
     Attributes:
         stage: "distill"; "adapt" for a run that trained the teacher further before that; "finetune" for one that
-            fine-tunes the teacher or the student on a task.
+            fine-tunes the teacher or the student on a task; "prepare" for one that tokenised the text.
         student, teacher, provenance: the two models, and how the first came from the second.
         method: name of the published recipe, a function of `methods`; None for alignments of one's own.
         alignments, task_weight: the terms of the loss, and the weight of the student's own loss on labels.
@@ -218,7 +220,7 @@ class Record(CheckedFields):
         RecordError: a value of the wrong type, not finite, or that holds an access token.
     """
 
-    stage: Literal["adapt", "distill", "finetune"]
+    stage: Literal["adapt", "distill", "finetune", "prepare"]
     student: ModelFacts | None = None
     teacher: ModelFacts | None = None
     provenance: Provenance | None = None

@@ -1,25 +1,20 @@
-"""Fine-tunes several models alike, scores them on the same test set, and writes the record of it.
+"""Fine-tunes several models alike, scores them on the same data, and writes the record of it.
 
     accelerate launch recipes/finetune.py RECIPE.yaml [key=value ...]
 
-Every model is trained once a seed on the same data in the same order. The models' speed is measured in turns.
+Every model is trained once a seed on the same data in the same order. The models' speed is measured in turns. The
+scores of each finished run are kept: after an interruption, `resume=true` trains only what is missing.
 """
 
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset
-from transformers import (
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    DataCollatorForTokenClassification,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
+from datasets import Dataset
+from transformers import AutoTokenizer, PreTrainedModel, Trainer, TrainingArguments, set_seed
 
-from distil_trainer.data import find_files, label_list, tokenize_and_label
+from distil_trainer.errors import DataError, RecipeError
 from distil_trainer.facts import (
     all_arguments,
     changed_arguments,
@@ -30,96 +25,190 @@ from distil_trainer.facts import (
     peak_memory_gib,
     versions,
 )
-from distil_trainer.metrics import token_classification_metrics
-from distil_trainer.recipe import FinetuneRecipe, NerData, load_recipe, model_path
-from distil_trainer.record import DataFacts, Evaluation, Record
+from distil_trainer.recipe import FinetuneRecipe, load_recipe, model_path
+from distil_trainer.record import Evaluation, Record
 from distil_trainer.speed import measure_speeds
+from distil_trainer.tasks import TASKS, load_for_task
+from distil_trainer.tasks.finished import Scores, changes, content_hash, depends_on, load_scores, save_scores
+from distil_trainer.tasks.splits import Split, read_splits
 
 RECORD = "finetune.json"
+SCORES = "scores"  # the folder of the finished runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """All splits as a model takes them, and a hash of each."""
+
+    tokenizer: Any
+    splits: dict[str, Dataset]
+    hashes: dict[str, str]
 
 
 def main(path: str, overrides: list[str]) -> None:
     """All runs, then the table and the record."""
     recipe = load_recipe(FinetuneRecipe, path, overrides)
-    splits = {name: read_split(getattr(recipe.data, name)) for name in ("train", "validation", "test")}
-    labels = label_list(splits["train"])
-    scores: dict[Any, dict[int, float]] = {role: {} for role in recipe.models}
+    finished = finished_runs(recipe)  # read before this run writes any, so that all processes see the same
+    args = arguments(recipe, next(iter(recipe.models)), recipe.seeds[0])
+    say = print if args.process_index == 0 else lambda *words, **how: None
+    with args.main_process_first(desc="reading the data"):
+        splits = read_splits(recipe.data, recipe.also_test, words=recipe.task == "token-classification")
+        names = TASKS[recipe.task].labels(splits["train"].rows, splits["train"].columns[-1])
+        encoded = encode(recipe, splits, names)
+    say(f"{len(splits['train'].rows)} examples; labels: {', '.join(names) or 'a number'}")
+    models: dict[Any, Any] = {}
+    for role in recipe.models:  # all of them, before the first is trained
+        models[role], new = load(recipe, role, recipe.seeds[0], names)
+        say(f"{role}: {recipe.models[role]}; starts from random weights: {', '.join(new) or 'none'}", flush=True)
+        models[role].to(args.device)
+    speed = measure_speeds(models, length=min(recipe.max_length, 128)) if args.process_index == 0 else {}
+    models.clear()
+
+    scores: dict[Any, dict[int, Scores]] = {role: {} for role in recipe.models}
+    trainer = None
     for seed in recipe.seeds:
         for role in recipe.models:
-            trainer = finetune(recipe, role, seed, splits, labels)
-            scores[role][seed] = trainer.evaluate()["eval_test_f1"]
+            model, _ = load(recipe, role, seed, names)
+            depends = depends_on(model, encoded[role].hashes, recipe.training, args.world_size)
+            run, file = f"{role}, seed {seed}", score_file(recipe, role, seed)
+            if file in finished:
+                changed = changes(finished[file], depends)
+                if recipe.save_models and not (folder_of(recipe, role, seed) / "config.json").exists():
+                    changed.append("the saved model (there is none)")
+                if not changed:
+                    scores[role][seed] = finished[file]["scores"]
+                    say(f"{run}: {said(recipe, scores[role][seed])}, taken over from {file}", flush=True)
+                    continue
+                say(f"{run}: trained again; this is not as it was for {file}: {', '.join(changed)}", flush=True)
+            trainer = finetune(recipe, role, seed, model, encoded[role], names)
+            scores[role][seed] = score(recipe, trainer, encoded[role])
             if recipe.save_models:
-                trainer.save_model(str(Path(recipe.output_dir) / f"{role}-{seed}"))
-            if trainer.is_world_process_zero():
-                print(f"{role}, seed {seed}: F1 {scores[role][seed]:.4f}", flush=True)
-    if trainer.is_world_process_zero():
-        record = record_of(recipe, trainer, splits, scores, labels)
+                trainer.save_model(str(folder_of(recipe, role, seed)))
+            if args.process_index == 0:
+                save_scores(file, scores[role][seed], depends)
+            say(f"{run}: {said(recipe, scores[role][seed])}", flush=True)
+    if args.process_index == 0:
+        record = replace(record_of(recipe, args, splits, scores), speed=speed)
         record.save(Path(recipe.output_dir) / RECORD)
         for evaluation in record.evaluations:
             spread = "" if evaluation.sd is None else f" ± {evaluation.sd:.4f}"
-            speed = record.speed[evaluation.role][-1].ms_per_batch
-            print(f"{evaluation.role:12s} F1 {evaluation.mean:.4f}{spread}  {speed:.1f} ms/batch")
-    trainer.end()
+            about = f"{evaluation.dataset_name}, {evaluation.dataset_split}: {evaluation.metric_name}"
+            ms = record.speed[evaluation.role][-1].ms_per_batch
+            print(f"{evaluation.role:12s} {about} {evaluation.mean:.4f}{spread}  {ms:.1f} ms/batch")
+    if trainer is not None:
+        trainer.end()
 
 
-def read_split(patterns: tuple[str, ...]) -> Dataset | None:
-    """The sentences of the files that the patterns name; None for no patterns."""
-    if not patterns:
-        return None
-    return load_dataset("json", data_files=find_files(patterns), split="train")
+def arguments(recipe: FinetuneRecipe, role: str, seed: int) -> TrainingArguments:
+    """Those of one run."""
+    return TrainingArguments(output_dir=str(folder_of(recipe, role, seed)), seed=seed, **recipe.training)
+
+
+def folder_of(recipe: FinetuneRecipe, role: str, seed: int) -> Path:
+    """Where a run leaves its checkpoints, and its model if it is kept."""
+    return Path(recipe.output_dir) / f"{role}-{seed}"
+
+
+def score_file(recipe: FinetuneRecipe, role: str, seed: int) -> Path:
+    """Where a finished run leaves its scores."""
+    return Path(recipe.output_dir) / SCORES / f"{role}-{seed}.json"
+
+
+def finished_runs(recipe: FinetuneRecipe) -> dict[Path, dict[str, Any]]:
+    """What the finished runs in `output_dir` left; it is never taken over, or overwritten, by surprise."""
+    finished = load_scores(score_file(recipe, role, seed) for seed in recipe.seeds for role in recipe.models)
+    if finished and not recipe.resume:
+        raise RecipeError(
+            f"{recipe.output_dir} holds scores of finished runs, such as {next(iter(finished)).name}. Take them over, "
+            "where nothing has changed, with resume=true, or choose another output_dir."
+        )
+    return finished
+
+
+def encode(recipe: FinetuneRecipe, splits: dict[str, Split], names: list[str]) -> dict[Any, Encoded]:
+    """All splits for each model, made once for those that share a tokenizer."""
+    by_tokenizer: dict[str, Encoded] = {}
+    encoded: dict[Any, Encoded] = {}
+    for role, source in recipe.models.items():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(model_path(source))
+        except (OSError, ValueError) as error:
+            where = f"models.{role}: {source} has no tokenizer that can be loaded"
+            raise RecipeError(f"{where}: {error} Give a folder with its tokenizer beside it, or a Hub id.") from error
+        if recipe.max_length > tokenizer.model_max_length:
+            longest = tokenizer.model_max_length
+            raise RecipeError(f"max_length: expected at most {longest}, as {role} takes; came {recipe.max_length}.")
+        key = role if not tokenizer.is_fast else f"{tokenizer.backend_tokenizer.to_str()}{tokenizer.model_input_names}"
+        if key not in by_tokenizer:
+            done = {}
+            for name, split in splits.items():
+                try:
+                    done[name] = TASKS[recipe.task].encode(
+                        split.rows, tokenizer, names, split.columns, recipe.max_length
+                    )
+                except DataError as error:
+                    raise DataError(f"{name} of {split.facts.name}: {error}") from error
+            hashes = {name: content_hash(rows) for name, rows in done.items()}
+            done = {name: rows if name == "train" else by_length(rows) for name, rows in done.items()}
+            by_tokenizer[key] = Encoded(tokenizer=tokenizer, splits=done, hashes=hashes)
+        encoded[role] = replace(by_tokenizer[key], tokenizer=tokenizer)
+    return encoded
+
+
+def by_length(rows: Dataset) -> Dataset:
+    """The shortest first: batches to score then hold little padding."""
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    return rows.select(sorted(range(len(rows)), key=lengths.__getitem__))
+
+
+def load(recipe: FinetuneRecipe, role: Any, seed: int, names: list[str]) -> tuple[PreTrainedModel, list[str]]:
+    """The model that a run starts from, and which of its weights are random."""
+    set_seed(seed)
+    return load_for_task(model_path(recipe.models[role]), TASKS[recipe.task], names)
 
 
 def finetune(
-    recipe: FinetuneRecipe, role: Any, seed: int, splits: dict[str, Dataset | None], labels: list[str]
+    recipe: FinetuneRecipe, role: str, seed: int, model: PreTrainedModel, data: Encoded, names: list[str]
 ) -> Trainer:
-    """One model, fine-tuned with one seed; its `eval_dataset` holds the splits to score it on."""
-    set_seed(seed)
-    source = model_path(recipe.models[role])
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    model = AutoModelForTokenClassification.from_pretrained(
-        source,
-        use_safetensors=True,
-        id2label=dict(enumerate(labels)),
-        label2id={label: number for number, label in enumerate(labels)},
-    )
-    encoded = {
-        name: tokenize_and_label(split, tokenizer, labels, recipe.max_length)
-        for name, split in splits.items()
-        if split is not None
-    }
-    args = TrainingArguments(output_dir=str(Path(recipe.output_dir) / role), seed=seed, **recipe.training)
+    """One model, fine-tuned with one seed."""
+    task = TASKS[recipe.task]
     trainer = Trainer(
         model=model,
-        args=args,
-        train_dataset=encoded.pop("train"),
-        eval_dataset=encoded,
-        data_collator=DataCollatorForTokenClassification(tokenizer),
-        processing_class=tokenizer,
-        compute_metrics=token_classification_metrics(labels),
+        args=arguments(recipe, role, seed),
+        train_dataset=data.splits["train"],
+        eval_dataset=data.splits.get("validation"),
+        data_collator=task.collator(data.tokenizer),
+        processing_class=data.tokenizer,
+        compute_metrics=task.metrics(names),
     )
     trainer.train()
     return trainer
 
 
+def score(recipe: FinetuneRecipe, trainer: Trainer, data: Encoded) -> Scores:
+    """What a fine-tuned model reaches on each split but that of the training."""
+    scores: Scores = {}
+    for name, rows in data.splits.items():
+        if name != "train":
+            found = trainer.evaluate(rows, metric_key_prefix="final")
+            scores[name] = {metric: float(found[f"final_{metric}"]) for metric in TASKS[recipe.task].scores}
+    return scores
+
+
+def said(recipe: FinetuneRecipe, scores: Scores) -> str:
+    """The scores on the test split in a line."""
+    return ", ".join(f"{name} {scores['test'][key]:.4f}" for key, (_, name) in TASKS[recipe.task].scores.items())
+
+
 def record_of(
-    recipe: FinetuneRecipe,
-    trainer: Trainer,
-    splits: dict[str, Dataset | None],
-    scores: dict[Any, dict[int, float]],
-    labels: list[str],
+    recipe: FinetuneRecipe, args: TrainingArguments, splits: dict[str, Split], scores: dict[Any, dict[int, Scores]]
 ) -> Record:
-    """Scores of all models and seeds, and their speed."""
-    untrained: dict[Any, Any] = {
-        role: AutoModelForTokenClassification.from_pretrained(
-            model_path(source), use_safetensors=True, num_labels=len(labels)
-        )
-        for role, source in recipe.models.items()
-    }
+    """Scores of all models and seeds, and how they were reached."""
     return Record(
         stage="finetune",
-        data=(data_facts(recipe.data, splits["train"], "train"), data_facts(recipe.data, splits["test"], "evaluation")),
-        hyperparameters=changed_arguments(trainer.args),
-        arguments=all_arguments(trainer.args),
+        data=tuple(split.facts for split in splits.values()),
+        hyperparameters=changed_arguments(args),
+        arguments=all_arguments(args),
         versions=versions(),
         hardware=hardware(),
         date=now(),
@@ -127,39 +216,30 @@ def record_of(
         command=command(),
         git_commit=git_commit(),
         seeds=recipe.seeds,
-        evaluations=tuple(evaluation(recipe.data, role, values) for role, values in scores.items()),
-        speed=measure_speeds(untrained, length=recipe.max_length),
+        evaluations=tuple(
+            evaluation(recipe, splits[key], metric, role, {seed: found[key][metric] for seed, found in runs.items()})
+            for key in splits
+            if key != "train"
+            for metric in TASKS[recipe.task].scores
+            for role, runs in scores.items()
+        ),
     )
 
 
-def evaluation(data: NerData, role: Any, values: dict[int, float]) -> Evaluation:
-    """The test F1 of one model, by seed."""
+def evaluation(recipe: FinetuneRecipe, split: Split, metric: str, role: Any, values: dict[int, float]) -> Evaluation:
+    """One metric of one model on one split, by seed."""
+    metric_type, metric_name = TASKS[recipe.task].scores[metric]
     return Evaluation(
         role=role,
-        task_type="token-classification",
-        dataset_name=data.name,
-        dataset_id=data.hub_id,
-        dataset_config=data.config,
-        dataset_split=data.split,
-        dataset_revision=data.revision,
-        metric_type="f1",
-        metric_name="F1 (seqeval)",
+        task_type=recipe.task,
+        dataset_name=split.facts.name,
+        dataset_id=split.facts.hub_id,
+        dataset_config=split.facts.config,
+        dataset_split=split.facts.split,
+        dataset_revision=split.facts.revision,
+        metric_type=metric_type,
+        metric_name=f"{metric_name}, {'/'.join(split.kept_types)} only" if split.kept_types else metric_name,
         values=values,
-    )
-
-
-def data_facts(data: NerData, split: Dataset | None, role: Any) -> DataFacts:
-    """One split of the task for the record."""
-    return DataFacts(
-        name=data.name,
-        role=role,
-        hub_id=data.hub_id,
-        config=data.config,
-        split="train" if role == "train" else data.split,
-        revision=data.revision,
-        license=data.license,
-        language=data.language,
-        examples=None if split is None else len(split),
     )
 
 

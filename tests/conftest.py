@@ -84,3 +84,9 @@ def make_args(tmp_path: Any) -> Callable[..., TrainingArguments]:
         return TrainingArguments(**defaults | overrides)
 
     return make
+
+
+@pytest.fixture
+def own_datasets_cache(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `datasets` keeps on disk is this test's alone."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")

@@ -63,7 +63,10 @@ ALLOWED = {
     "data": set(),
     "corpora": {"corpora"},
     "metrics": {"data"},
-    "recipe": {"alignment", "methods", "recipe", "record"},
+    "hub_data": set(),
+    "recipe": {"alignment", "facts", "methods", "recipe", "record"},
+    "tasks": {"data", "hub_data", "metrics", "recipe", "record", "tasks"},
+    "text": {"corpora", "data", "hub_data", "recipe", "record", "text"},
 }
 
 

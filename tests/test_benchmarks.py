@@ -44,6 +44,24 @@ def test_the_command_saves_what_it_prints(load, tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_pipeline_is_measured_from_the_corpus_to_the_batches(load, tmp_path, capsys):
+    path = tmp_path / "pipeline.json"
+    sizes = ["--files", "2", "--megabytes", "1", "--length", "64", "--rounds", "1"]
+    load("pipeline").main(["--out", str(path), *sizes])
+    saved = json.loads(path.read_text())
+    parts = ("reading", "tokenising", "grouping", "prepared, together")
+    prepared = [(part, processes) for processes in (1, 2) for part in parts]
+    batches = [(f"batches of {rows}", workers) for rows in ("prepared rows", "the stream") for workers in (0, 2)]
+    assert [(row["what"], row["workers"]) for row in saved["pipeline"]] == prepared + batches
+    assert all(row["seconds"] > 0 for row in saved["pipeline"])
+    tokens = [row["tokens"] / (10 if "prepared rows" in row["what"] else 1) for row in saved["pipeline"]]
+    whole = tokens[0]
+    assert whole > 5_000
+    assert all(whole - 3 * 64 < count <= whole for count in tokens)  # a worker drops what does not fill its last row
+    assert {"date", "cpu", "versions"} <= set(saved)
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 12
+
+
 def test_one_that_fails_costs_the_others_nothing(load, monkeypatch, capsys):
     peers, job = load("peers"), load("job")
 

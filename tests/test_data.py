@@ -13,12 +13,12 @@ from distil_trainer.data import (
     check_tags,
     group_tokens,
     label_list,
-    load_text,
     sample_rows,
     tokenize_and_label,
     tokenize_text,
 )
 from distil_trainer.errors import DataError
+from distil_trainer.text.files import load_text
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "cat", "sat", "##s", "##ting", "."]
 

@@ -103,3 +103,18 @@ def test_an_output_layer_of_another_kind_is_not_plain():
     model = MASKED["bert"]()
     model.set_output_embeddings(Scaled(32, 99))
     assert not LanguageModelHead(model).is_plain(pad_batch(ragged_examples(2, labels=False)))
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_labelled_rows_alone_give_the_loss_and_gradients_of_all_rows(name):
+    torch.manual_seed(0)
+    model, inputs = MASKED[name]().eval(), pad_batch(ragged_examples(4))
+    loss = model(**inputs).loss
+    expected = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    with LanguageModelHead(model).on_labels():
+        outputs = model(**inputs)
+    found = torch.autograd.grad(outputs.loss, list(model.parameters()), allow_unused=True)
+    assert outputs.logits.shape == (1, int((inputs["labels"] != -100).sum()), 99)
+    torch.testing.assert_close(outputs.loss, loss)
+    torch.testing.assert_close(found, expected)
+    assert model(**inputs).logits.shape[:2] == inputs["labels"].shape  # and then it is as it was

@@ -1,9 +1,17 @@
 import numpy as np
 import pytest
+from sklearn.metrics import accuracy_score, f1_score
 from transformers import EvalPrediction
 
 from distil_trainer.errors import DataError
-from distil_trainer.metrics import SeqEval, token_classification_metrics
+from distil_trainer.metrics import (
+    Classes,
+    SeqEval,
+    Spearman,
+    similarity_metrics,
+    text_classification_metrics,
+    token_classification_metrics,
+)
 
 TRUE = [["O", "B-PER", "I-PER", "O"], ["B-ORG", "O"]]
 PREDICTED = [["O", "B-PER", "O", "O"], ["B-ORG", "O"]]  # the person is cut short
@@ -76,3 +84,45 @@ def test_compute_metrics_leaves_ignored_positions_out():
 def test_compute_metrics_needs_labels():
     with pytest.raises(DataError, match="empty"):
         token_classification_metrics([])
+
+
+@pytest.mark.parametrize("classes", [2, 5, 40])
+def test_classes_are_scored_as_by_scikit_learn(classes):
+    draw = np.random.default_rng(classes)
+    true, predicted = draw.integers(classes, size=50), draw.integers(classes, size=50)
+    scores = Classes().compute(predictions=predicted, references=true)
+    assert scores["accuracy"] == pytest.approx(accuracy_score(true, predicted))
+    assert scores["macro_f1"] == pytest.approx(f1_score(true, predicted, average="macro"))
+    assert all(type(score) is float for score in scores.values())
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true", "expected"),
+    [
+        ([1, 2, 3, 4], [10, 20, 30, 1000], 1.0),
+        ([4, 3, 2, 1], [1, 2, 3, 4], -1.0),
+        ([1, 2, 3, 4, 5], [5, 6, 7, 8, 7], 0.8207826816681233),  # the example of scipy.stats.spearmanr
+        (
+            [106, 100, 86, 101, 99, 103, 97, 113, 112, 110],
+            [7, 27, 2, 50, 28, 29, 20, 12, 6, 17],
+            -29 / 165,
+        ),  # Wikipedia
+        ([1, 1, 1], [1, 2, 3], 0.0),
+    ],
+)
+def test_spearman(predicted, true, expected):
+    assert Spearman().compute(predictions=predicted, references=true)["spearmanr"] == pytest.approx(expected)
+    assert Spearman().compute(predictions=true, references=predicted)["spearmanr"] == pytest.approx(expected)
+
+
+def test_a_model_that_diverged_has_no_rank():
+    with pytest.raises(DataError, match="NaN"):
+        Spearman().compute(predictions=[1.0, float("nan")], references=[1.0, 2.0])
+
+
+def test_compute_metrics_of_texts():
+    logits = np.eye(3)[[0, 1, 2, 2]]
+    scores = text_classification_metrics(EvalPrediction(logits, np.array([0, 1, 2, 1])))
+    assert scores == {"accuracy": 0.75, "macro_f1": pytest.approx((1 + 2 / 3 + 2 / 3) / 3)}
+    assert text_classification_metrics(((logits, "hidden states"), np.array([0, 1, 2, 2])))["accuracy"] == 1.0
+    assert similarity_metrics((np.array([[0.1], [0.3], [0.2]]), np.array([1.0, 3.0, 2.0]))) == {"spearmanr": 1.0}

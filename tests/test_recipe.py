@@ -264,12 +264,31 @@ def test_an_unknown_method_is_refused(load):
         ("training.seed=1", "training.seed: this is seeds at the top of the recipe"),
         ("models={}", "models: expected at least one name: path; came {}."),
         ("models.student=1", "models.student: expected text; came 1"),
-        ("task=summarization", "task: expected token-classification; came 'summarization' (text)."),
+        ("task=summarization", "task: expected one of token-classification, text-classification, sentence-similarity"),
         ("data.test=[]", "data.test: expected at least one path"),
+        ("data.hub_id=/data/sucx3", "data.hub_id: expected an id on the Hub"),
+        ("data.train=[]", "data.train: expected at least one path"),
+        ("data={name: x, hub_id: a/b, test: [t]}", "data.test: expected paths for both train and test"),
+        ("data={name: x, hub_id: a/b, validation: [t]}", "data.validation: expected validation_split"),
+        ("data={name: x, hub_id: a/b, train_splits: [train, test]}", "data.train_splits: expected splits that are not"),
+        ("data={name: x, hub_id: a/b, revision: refs/convert/parquet}", "data.config: expected a folder of that"),
+        ("data.text_columns=[a, b, c]", "data.text_columns: expected one column or two"),
+        ("data.keep_types=[]", "data.keep_types: expected at least one type"),
+        ("data.max_train_examples=0", "data.max_train_examples: expected at least 1"),
+        ("task=sentence-similarity", "data.text_columns: expected two columns; came ('text',)."),
+        ("also_test=[{name: WikiANN, test: [t]}]", "also_test: expected a name of its own for each data set"),
+        ("also_test=[{name: x}]", "also_test[0].test: expected at least one path, or a hub_id"),
+        ("training.eval_strategy=epoch", "data.validation: expected examples to score on while training"),
     ],
 )
 def test_fine_tunings_that_are_refused(load, override, message):
     assert message in load_error(load, FINETUNE, override, cls=FinetuneRecipe)
+
+
+def test_types_of_entities_are_for_tags_only(load):
+    overrides = ["task=text-classification", "also_test=[{name: x, test: [t], keep_types: [PER]}]"]
+    message = load_error(load, FINETUNE, *overrides, cls=FinetuneRecipe)
+    assert "also_test[0].keep_types: expected no mapping of entity types with text-classification" in message
 
 
 FAKE_TOKEN = "hf_" + "x" * 30
@@ -291,3 +310,29 @@ def test_secrets_are_refused_and_not_printed(load, override):
     assert FAKE_TOKEN not in message
     assert "hunter2" not in message
     assert "hf auth login" in message or "not valid YAML" in message
+
+
+def test_a_recipe_extends_another_key_by_key(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "base.yaml").write_text(DISTILL)
+    (tmp_path / "folder" / "middle.yaml").write_text("extends: ../base.yaml\nstudent: {name: other}\n")
+    (tmp_path / "top.yaml").write_text("extends: folder/middle.yaml\ntraining: {seed: 7}\n")
+    base = load_recipe(DistillRecipe, tmp_path / "base.yaml")
+    recipe = load_recipe(DistillRecipe, tmp_path / "top.yaml", ["training.max_steps=3"])
+    assert recipe.student == dataclasses.replace(base.student, name="other")
+    assert recipe.training == {**base.training, "seed": 7, "max_steps": 3}
+    assert recipe.teacher == base.teacher
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: 3\n", "expected the path of another recipe; came 3"),
+        ("extends: none.yaml\n", "none.yaml: cannot be read"),
+        ("extends: top.yaml\n", "extended by itself"),
+    ],
+)
+def test_what_cannot_be_extended_is_told(tmp_path, text, message):
+    (tmp_path / "top.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(DistillRecipe, tmp_path / "top.yaml")

@@ -123,7 +123,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         ({"steps": True}, r"Record\.steps: expected a whole number"),
         ({"student": {"name": "x", "layers": "6"}}, r"Record\.student\.layers: expected a whole number; came '6'"),
         ({"student": {}}, r"Record\.student: the field 'name' is missing"),
-        ({"stage": "other"}, r"Record\.stage: expected 'adapt' or 'distill' or 'finetune'; came 'other'"),
+        ({"stage": "other"}, r"Record\.stage: expected 'adapt' or 'distill' or 'finetune' or 'prepare'; came 'other'"),
         ({"schema": 2}, r"schema: expected .*`schema` 1.*; came 2"),
         ({"data": [{"name": "x", "role": "test"}]}, r"Record\.data\[0\]\.role: expected 'train' or 'evaluation'"),
         ({"loss_curve": {"loss": [[1]]}}, r"Record\.loss_curve\['loss'\]\[0\]"),

@@ -5,6 +5,7 @@ from distil_trainer.corpora.gigaword import Skipped, read_gigaword
 from distil_trainer.corpora.markup import Sentence
 from distil_trainer.corpora.selection import GENRES, GigawordFilter
 from distil_trainer.corpora.swedish import detokenize_swedish
+from distil_trainer.corpora.table import load_gigaword, stream_gigaword
 
 __all__ = [
     "GENRES",
@@ -14,5 +15,7 @@ __all__ = [
     "Sentence",
     "Skipped",
     "detokenize_swedish",
+    "load_gigaword",
     "read_gigaword",
+    "stream_gigaword",
 ]

@@ -27,7 +27,10 @@ _VOCABULARIES = (
 )
 _TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
 _WEIGHTS = ("model.safetensors", "adapter_model.safetensors", "*-of-*.safetensors")
-_RECORDS = ("distillation.json", "adapt.json", "adapt-*.json", "finetune.json", "finetune-*.json")
+_RECORDS = (
+    *("distillation.json", "adapt.json", "adapt-*.json", "finetune.json", "finetune-*.json"),
+    *("prepare.json", "prepare-*.json"),
+)
 _PUBLISHED = (
     *("README.md", "LICENSE*", "NOTICE*", *_CONFIGS, *_VOCABULARIES, *_TEMPLATES, *_WEIGHTS, *_RECORDS),
     *("*.safetensors.index.json", "*.png", "*.jpg", "*.jpeg", "*.webp"),

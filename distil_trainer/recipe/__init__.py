@@ -3,22 +3,34 @@
 Science only: what is learned from what, and how. Hardware is in the YAML that `accelerate launch` reads.
 """
 
-from distil_trainer.recipe.models import StudentSpec, TeacherSource, model_path
-from distil_trainer.recipe.stages import AdaptRecipe, DistillRecipe, FinetuneRecipe, PrepareRecipe, PublishRecipe
+from distil_trainer.recipe.models import StudentSpec, TeacherSource, known_facts, load_model, load_tokenizer, model_path
+from distil_trainer.recipe.stages import (
+    AdaptRecipe,
+    DistillRecipe,
+    FinetuneRecipe,
+    PrepareRecipe,
+    PublishRecipe,
+    newest_checkpoint,
+)
 from distil_trainer.recipe.strict import load_recipe
-from distil_trainer.recipe.task import NerData
+from distil_trainer.recipe.task import ScoredData, TaskData
 from distil_trainer.recipe.text import TextData
 
 __all__ = [
     "AdaptRecipe",
     "DistillRecipe",
     "FinetuneRecipe",
-    "NerData",
     "PrepareRecipe",
     "PublishRecipe",
+    "ScoredData",
     "StudentSpec",
+    "TaskData",
     "TeacherSource",
     "TextData",
+    "known_facts",
+    "load_model",
     "load_recipe",
+    "load_tokenizer",
     "model_path",
+    "newest_checkpoint",
 ]

@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import transformers
+from transformers import AutoConfig, AutoTokenizer
 
 from distil_trainer.errors import RecipeError
+from distil_trainer.facts import cached_revision, hub_id
 from distil_trainer.recipe.strict import require
 
 
@@ -73,6 +77,34 @@ class StudentSpec:
         require(self.num_hidden_layers >= 1, "num_hidden_layers", "at least 1", self.num_hidden_layers)
         if self.dropout is not None:
             require(0 <= self.dropout < 1, "dropout", "from 0 to below 1", self.dropout)
+
+
+def load_tokenizer(source: TeacherSource) -> Any:
+    """The tokenizer that lies beside the model."""
+    return AutoTokenizer.from_pretrained(model_path(source.name), revision=source.revision or "main")
+
+
+def load_model(source: TeacherSource, model_class: str | None = None, *, from_scratch: bool = False) -> Any:
+    """The model, of another Auto class if one is named; with `from_scratch` its configuration with random weights."""
+    auto_class = getattr(transformers, model_class or source.model_class)
+    path, revision = model_path(source.name), source.revision or "main"
+    if from_scratch:
+        return auto_class.from_config(AutoConfig.from_pretrained(path, revision=revision))
+    return auto_class.from_pretrained(path, revision=revision, use_safetensors=True)
+
+
+def known_facts(source: TeacherSource) -> dict[str, Any]:
+    """What the recipe says of the model, besides what the model itself tells: fields of `record.ModelFacts`."""
+    name = source.hub_id or hub_id(source.name)
+    facts = {
+        "name": source.title or (name.split("/")[-1] if name else None),
+        "id": name,
+        "base_model": source.base_model,
+        "revision": cached_revision(name, source.revision) if name else None,
+        "license": source.license,
+        "language": source.language,
+    }
+    return {key: value for key, value in facts.items() if value is not None}
 
 
 def model_path(name: str) -> str:

@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 from distil_trainer.alignment import Alignment, check_alignments
 from distil_trainer.errors import RecipeError
 from distil_trainer.methods import METHODS
 from distil_trainer.recipe.models import StudentSpec, TeacherSource
 from distil_trainer.recipe.strict import PlacedError, check_text_keys, convert, join, refuse_unknown, require
-from distil_trainer.recipe.task import NerData
+from distil_trainer.recipe.task import ScoredData, TaskData
 from distil_trainer.recipe.text import TextData
 from distil_trainer.record import HUB_ID
 
@@ -46,7 +48,8 @@ class AdaptRecipe:
         data: the text, with `mlm_probability`.
         output_dir: where checkpoints, the model and the record go.
         from_scratch: start from random weights; only the configuration and the tokenizer of `model` are read.
-        dropout: every dropout probability while it is trained; null keeps the model's. Its config keeps them.
+        dropout: probability of every dropout layer (`torch.nn.Dropout`) while it is trained; null keeps the model's.
+            What is saved has the model's in any case.
         training: `transformers.TrainingArguments`, as they are called there.
         resume: go on from the newest checkpoint in `output_dir`, if there is one.
     """
@@ -60,6 +63,9 @@ class AdaptRecipe:
     resume: bool = False
 
     def __post_init__(self) -> None:
+        heads = ("AutoModelForMaskedLM", "AutoModelForPreTraining")
+        is_language_model = self.model.model_class in heads
+        require(is_language_model, "model.model_class", f"one of {', '.join(heads)}", self.model.model_class)
         require(self.data.mlm_probability is not None, "data.mlm_probability", "a number such as 0.15", None)
         if self.dropout is not None:
             require(0 <= self.dropout < 1, "dropout", "from 0 to below 1", self.dropout)
@@ -80,6 +86,7 @@ class DistillRecipe:
         alignments: what is compared, each with the fields of `distil_trainer.Alignment`; else give `method`.
         task_weight: weight of the student's own loss on labels.
         balance_terms: give all terms gradients of the same norm (`distil_trainer.DistillationTrainer`).
+        save_undistilled: keep the student as it is before it learns, in `output_dir/undistilled`: what to compare with.
         training: `transformers.TrainingArguments`, as they are called there.
         resume: go on from the newest checkpoint in `output_dir`, if there is one.
     """
@@ -92,6 +99,7 @@ class DistillRecipe:
     alignments: tuple[Alignment, ...] = ()
     task_weight: float = 0.0
     balance_terms: bool = False
+    save_undistilled: bool = False
     training: dict[str, Any] = field(default_factory=dict)
     resume: bool = False
 
@@ -113,30 +121,46 @@ class FinetuneRecipe:
 
     Attributes:
         models: teacher, student or undistilled -> a Hub id, path, or `package:NAME`.
-        data: the sentences.
+        data: the labelled examples.
+        also_test: other data sets to score the same fine-tuned models on, each with a name of its own.
         seeds: one run a seed; scores are averaged.
         output_dir: where the runs and their records go.
-        task: what is learned.
-        max_length: tokens a sentence is cut to.
+        task: what is learned, as the Hub calls it: tags of words (F1 of entities); the class of a text or of a pair of
+            texts (accuracy, macro F1); the similarity of two texts as a number (Spearman's correlation).
+        max_length: tokens an example is cut to.
         training: `transformers.TrainingArguments`, as they are called there.
         save_models: keep every fine-tuned model, as `output_dir/NAME-SEED`.
+        resume: take over the scores of finished runs in `output_dir`, where model, data and settings are the same.
     """
 
     models: dict[Literal["teacher", "student", "undistilled"], str]
-    data: NerData
+    data: TaskData
+    also_test: tuple[ScoredData, ...] = ()
     seeds: tuple[int, ...]
     output_dir: str
-    task: Literal["token-classification"] = "token-classification"
+    task: Literal["token-classification", "text-classification", "sentence-similarity"] = "token-classification"
     max_length: int = 128
     training: dict[str, Any] = field(default_factory=dict)
     save_models: bool = False
+    resume: bool = False
 
     def __post_init__(self) -> None:
         require(bool(self.models), "models", "at least one name: path", self.models)
         require(bool(self.seeds), "seeds", "at least one", self.seeds)
         require(len(set(self.seeds)) == len(self.seeds), "seeds", "different numbers", self.seeds)
         require(self.max_length >= 1, "max_length", "at least 1", self.max_length)
+        names = [self.data.name, *(other.name for other in self.also_test)]
+        require(len(set(names)) == len(names), "also_test", "a name of its own for each data set", names)
+        for where, source in [("data", self.data), *((f"also_test[{i}]", d) for i, d in enumerate(self.also_test))]:
+            if self.task == "sentence-similarity":
+                require(len(source.text_columns) == 2, f"{where}.text_columns", "two columns", source.text_columns)
+            if self.task != "token-classification":
+                mapped = source.keep_types or source.rename_types
+                require(not mapped, f"{where}.keep_types", f"no mapping of entity types with {self.task}", mapped)
         _check_training(self.training, {"output_dir": "output_dir", "seed": "seeds"})
+        if self.training.get("eval_strategy", "no") != "no":
+            came = f"eval_strategy {self.training['eval_strategy']} without it"
+            require(self.data.has_validation, "data.validation", "examples to score on while training", came)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +207,22 @@ def _check_training(training: Mapping[str, Any], elsewhere: Mapping[str, str]) -
         if key not in TrainingArguments.__dataclass_fields__:
             refuse_unknown(key, set(TrainingArguments.__dataclass_fields__) - set(elsewhere), "training")
         convert(value, hints[key], join("training", key))
+
+
+def newest_checkpoint(recipe: AdaptRecipe | DistillRecipe) -> str | None:
+    """The checkpoint to go on from, if the recipe says so; it is never taken, or overwritten, by surprise.
+
+    Raises:
+        RecipeError: there are checkpoints, and the recipe does not say `resume`.
+    """
+    folder = recipe.output_dir
+    found = get_last_checkpoint(folder) if Path(folder).is_dir() else None
+    if found and not recipe.resume:
+        raise RecipeError(
+            f"{folder} holds checkpoints of an earlier run. Go on from the newest with resume=true, "
+            "or choose another output_dir."
+        )
+    return found
 
 
 def _check_stream(data: TextData, training: Mapping[str, Any]) -> None:

@@ -39,7 +39,7 @@ def load_recipe(cls: type[T], path: str | PathLike[str], overrides: Sequence[str
 
     Args:
         cls: a frozen keyword-only dataclass; its fields may be dataclasses, tuples, lists, dicts, unions, Literals.
-        path: the file, read with PyYAML's safe loader.
+        path: the file, read with PyYAML's safe loader. Its key `extends` names a recipe to start from (`read_tree`).
         overrides: `"a.b=value"`, applied in turn after the file. The value is read as YAML, except that `2e-5`, which
             is text to YAML 1.1, is a number here. Text that looks like something else needs quotes that the
             shell leaves in: `name='"1e5"'`. A list is replaced as a whole: `alignments=[{...}]`.
@@ -47,7 +47,7 @@ def load_recipe(cls: type[T], path: str | PathLike[str], overrides: Sequence[str
     Raises:
         RecipeError: naming the file (or the override), the dotted key, what was expected, what came.
     """
-    tree = _read(path)
+    tree = read_tree(path)
     origins: dict[str, str] = {}
     for override in overrides:
         _apply(tree, override, origins)
@@ -217,6 +217,30 @@ def _parse(text: str, fail: Callable[[str], RecipeError]) -> Any:
         raise fail(f"{place}this is not valid YAML: {error.problem}.") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise fail(f"this is not valid YAML: {error}.") from error
+
+
+def read_tree(path: str | PathLike[str]) -> dict[Any, Any]:
+    """The file's mapping, put over that of the file it `extends` (a path relative to it), if it says so.
+
+    Mappings are merged key by key; lists and everything else are replaced.
+    """
+    tree = _read(path)
+    below = [Path(path)]
+    while "extends" in tree:
+        base = tree.pop("extends")
+        if not isinstance(base, str):
+            raise RecipeError(f"{below[-1]}: extends: expected the path of another recipe; came {_came(base)}.")
+        below.append(below[-1].parent / base)
+        if len({file.resolve() for file in below}) < len(below):
+            raise RecipeError(f"{path}: extends: {below[-1]} is extended by itself. Take one extends out.")
+        tree = _merged(_read(below[-1]), tree)
+    return tree
+
+
+def _merged(base: Any, over: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(over, dict):
+        return over
+    return base | {key: _merged(base.get(key), value) for key, value in over.items()}
 
 
 def _read(path: str | PathLike[str]) -> dict[Any, Any]:

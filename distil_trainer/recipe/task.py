@@ -1,38 +1,90 @@
 """The labelled data of a recipe."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from distil_trainer.recipe.strict import require
+from distil_trainer.record import HUB_ID
 
 
 @dataclass(frozen=True, kw_only=True)
-class NerData:
-    """Sentences with named entities: JSONL with `tokens` and `ner_tags` (BIO tags as text), and where they are from.
+class ScoredData:
+    """Labelled examples to score on: local files, or a split of a data set of the Hub.
 
     Attributes:
-        train: paths or globs to fine-tune on, relative to the working directory.
-        test: paths or globs to score on.
-        validation: paths or globs to score on after each epoch; none means no evaluation.
         name: what the card calls the data set.
-        config: the data set's configuration, for the card.
-        split: the split that the test files are, for the card.
-        hub_id: its id on the Hub, if it is there.
-        revision: branch, tag or commit on the Hub.
+        test: paths or globs to score on, relative to the working directory: .jsonl or .json (also .gz), .parquet.
+        hub_id: the data set's id on the Hub. Without files it is read from there; with them it is what the card says.
+        config: its configuration; in the Hub's conversion to parquet the folder of that name.
+        revision: branch, tag or commit on the Hub. "refs/convert/parquet" is the Hub's own conversion, the only way to
+            a data set that is made by a script.
+        test_split: the split of the Hub to score on; with files, the split that they are, for the card.
+        tokens_column: the words of a sentence.
+        tags_column: their BIO tags, as text or as class ids.
+        text_columns: of whole texts; the one or the two that an example consists of.
+        label_column: the class of a text, or the score of a pair.
+        rename_types: entity type -> the type that it counts as.
+        keep_types: the entity types that count, after renaming; tags of others become O. null keeps all.
         license: its license, for the card.
         language: its languages as ISO 639 codes, for the card.
     """
 
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-    validation: tuple[str, ...] = ()
     name: str
-    config: str | None = None
-    split: str = "test"
+    test: tuple[str, ...] = ()
     hub_id: str | None = None
+    config: str | None = None
     revision: str | None = None
+    test_split: str = "test"
+    tokens_column: str = "tokens"
+    tags_column: str = "ner_tags"
+    text_columns: tuple[str, ...] = ("text",)
+    label_column: str = "label"
+    rename_types: dict[str, str] = field(default_factory=dict)
+    keep_types: tuple[str, ...] | None = None
     license: str | None = None
     language: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        require(bool(self.train), "train", "at least one path", self.train)
-        require(bool(self.test), "test", "at least one path", self.test)
+        require(bool(self.test or self.hub_id), "test", "at least one path, or a hub_id", self.test)
+        is_id = self.hub_id is None or bool(HUB_ID.fullmatch(self.hub_id))
+        require(is_id, "hub_id", "an id on the Hub, such as namespace/name", self.hub_id)
+        is_converted = not self.test and (self.revision or "").startswith("refs/convert/")
+        require(not is_converted or bool(self.config), "config", 'a folder of that revision, such as "default"', None)
+        require(len(self.text_columns) in (1, 2), "text_columns", "one column or two", self.text_columns)
+        if self.keep_types is not None:
+            require(bool(self.keep_types), "keep_types", "at least one type, or null for all", self.keep_types)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskData(ScoredData):
+    """Labelled examples to fine-tune on, and to score on.
+
+    Attributes:
+        train: paths or globs to fine-tune on; with them, all files are local. What they name is put together.
+        validation: paths or globs to score on while training (`training.eval_strategy`) and at its end.
+        train_splits: the splits of the Hub to fine-tune on, put together; with files, those that they are.
+        validation_split: the split of the Hub to score on while training, and at its end; with files, the one they are.
+        max_train_examples: how many training examples to use, always the same ones; null means all.
+    """
+
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    train_splits: tuple[str, ...] = ("train",)
+    validation_split: str | None = None
+    max_train_examples: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(bool(self.train or self.hub_id), "train", "at least one path, or a hub_id", self.train)
+        require(bool(self.train) == bool(self.test), "test", "paths for both train and test, or for neither", self.test)
+        require(bool(self.train or not self.validation), "validation", "validation_split, without train", "paths")
+        require(bool(self.train_splits), "train_splits", "at least one", self.train_splits)
+        if not self.train:
+            scored = {self.test_split, self.validation_split} & set(self.train_splits)
+            require(not scored, "train_splits", "splits that are not scored on", sorted(map(str, scored)))
+        if self.max_train_examples is not None:
+            require(self.max_train_examples >= 1, "max_train_examples", "at least 1, or null", self.max_train_examples)
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are examples to score on while training."""
+        return bool(self.validation or (self.validation_split and not self.train))

@@ -14,13 +14,16 @@ import sys
 import time
 from pathlib import Path
 
-from transformers import AutoModelForTokenClassification, AutoTokenizer
-
-from distil_trainer import Record, build_student, student_config
+from distil_trainer import Record
 from distil_trainer.page import RECORD
 
 RUNS = Path("runs/quickstart")
-TEACHER = RUNS / "teacher" / "teacher-100"
+STUDENT = RUNS / "student"
+FOLDERS = {
+    "teacher": RUNS / "teacher" / "teacher-100",
+    "student": STUDENT,
+    "undistilled": STUDENT / "undistilled",
+}
 HERE = Path("recipes/quickstart")
 LAUNCH = ["accelerate", "launch", "--config_file", "recipes/accelerate/cpu.yaml"]
 
@@ -39,12 +42,11 @@ def main() -> None:
     run([sys.executable, f"{HERE}/docstrings.py", f"{RUNS}/data", "--ner-train", "2000"])
     run([*finetune, *teacher])
     run([*LAUNCH, "recipes/distill.py", f"{HERE}/distill.yaml"])
-    save_undistilled()
     run([*finetune, f"seeds={seeds}"])
 
     run([*LAUNCH, "recipes/publish.py", f"{HERE}/publish.yaml", "--dry-run"])
 
-    distilled, finetuned = Record.load(RUNS / "student" / RECORD), Record.load(RUNS / "finetune" / "finetune.json")
+    distilled, finetuned = Record.load(STUDENT / RECORD), Record.load(RUNS / "finetune" / "finetune.json")
     print_table(distilled, finetuned)
     print(f"\n{time.perf_counter() - start:.0f} s. The finished folder: {RUNS}/student/ (read its README.md)")
 
@@ -57,13 +59,6 @@ def run(command: list[str]) -> None:
         sys.exit(code)
 
 
-def save_undistilled() -> None:
-    """The student as it was before it learned: the same blocks of the same teacher."""
-    teacher = AutoModelForTokenClassification.from_pretrained(TEACHER)
-    build_student(teacher, student_config(teacher.config, num_hidden_layers=3)).save_pretrained(RUNS / "undistilled")
-    AutoTokenizer.from_pretrained(TEACHER).save_pretrained(RUNS / "undistilled")
-
-
 def print_table(distilled: Record, finetuned: Record) -> None:
     """Teacher, student and undistilled side by side."""
     scores = {evaluation.role: evaluation for evaluation in finetuned.evaluations}
@@ -71,7 +66,7 @@ def print_table(distilled: Record, finetuned: Record) -> None:
     for role, score in scores.items():
         model = distilled.teacher if role == "teacher" else distilled.student
         f1 = f"{score.mean:.4f}" + ("" if score.sd is None else f" ± {score.sd:.4f}")
-        folder = TEACHER if role == "teacher" else RUNS / role
+        folder = FOLDERS[role]
         disk = (folder / "model.safetensors").stat().st_size / 1e6
         parameters = model.parameters if model else None
         print(

@@ -1,0 +1,92 @@
+"""From the labelled data of a recipe to examples, and what the record says of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from datasets import Dataset
+
+from distil_trainer.data import sample_rows
+from distil_trainer.hub_data import commit_of
+from distil_trainer.recipe import ScoredData, TaskData
+from distil_trainer.record import DataFacts
+from distil_trainer.tasks.labelled import map_types, read_files, read_hub
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Examples, and what is known of them.
+
+    `columns` are those that the task reads, the label's the last. `kept_types` are the entity types that count, if that
+    is not all of them.
+    """
+
+    rows: Dataset
+    columns: tuple[str, ...]
+    facts: DataFacts
+    kept_types: tuple[str, ...] = ()
+
+
+def read_splits(data: TaskData, also_test: Sequence[ScoredData], *, words: bool) -> dict[str, Split]:
+    """The examples: "train", "test", "validation" if there is one, and "also_test NAME" for each of the others.
+
+    With `words` the columns of tagged words are read, else those of labelled texts.
+
+    Raises:
+        DataError: no such data, data that cannot be read, or that lacks a column or a type of entities.
+    """
+    wanted = {"train": (data.train, data.train_splits), "test": (data.test, (data.test_split,))}
+    if data.has_validation:
+        wanted["validation"] = (data.validation, (data.validation_split or "validation",))
+    splits = _read(data, wanted, words)
+    total, number = len(splits["train"].rows), data.max_train_examples
+    if number is not None and number < total:
+        rows, facts = sample_rows(splits["train"].rows, number), splits["train"].facts
+        filtering = " ".join(filter(None, [f"{number:,} of its {total:,} examples, drawn at random.", facts.filtering]))
+        splits["train"] = replace(
+            splits["train"], rows=rows, facts=replace(facts, examples=number, filtering=filtering)
+        )
+    for other in also_test:
+        splits |= _read(other, {f"also_test {other.name}": (other.test, (other.test_split,))}, words)
+    return splits
+
+
+def _read(
+    source: ScoredData, wanted: dict[str, tuple[tuple[str, ...], tuple[str, ...]]], words: bool
+) -> dict[str, Split]:
+    """The `wanted` parts, each files or splits of the Hub, of one data set."""
+    columns = (source.tokens_column, source.tags_column) if words else (*source.text_columns, source.label_column)
+    revision, hub_id = source.revision, source.hub_id or ""
+    if source.test:
+        rows = {key: read_files(patterns, columns) for key, (patterns, _) in wanted.items()}
+    else:
+        revision = commit_of(hub_id, revision) or revision  # all splits of one commit
+        rows = {
+            key: read_hub(hub_id, names, columns, config=source.config, revision=revision)
+            for key, (_, names) in wanted.items()
+        }
+    filtering = None
+    if source.rename_types or source.keep_types is not None:
+        rows = map_types(rows, source.tags_column, rename=source.rename_types, keep=source.keep_types)
+        renamed = [f"{old} counts as {new}" for old, new in source.rename_types.items()]
+        kept = [f"only {', '.join(source.keep_types)} count"] if source.keep_types else []
+        filtering = f"Entity types: {'; '.join(renamed + kept)}."
+    return {
+        key: Split(
+            rows=rows[key],
+            columns=columns,
+            facts=DataFacts(
+                name=source.name,
+                role="train" if key == "train" else "evaluation",
+                hub_id=source.hub_id,
+                config=source.config,
+                split="+".join(names),
+                revision=revision,
+                license=source.license,
+                language=source.language,
+                examples=len(rows[key]),
+                filtering=filtering,
+            ),
+            kept_types=source.keep_types or (),
+        )
+        for key, (_, names) in wanted.items()
+    }

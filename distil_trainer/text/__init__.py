@@ -1,0 +1,6 @@
+"""Text to train on: from files, the Hub or a prepared folder to tokenised rows."""
+
+from distil_trainer.text.prepared import Text
+from distil_trainer.text.reading import read_text
+
+__all__ = ["Text", "read_text"]

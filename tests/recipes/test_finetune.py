@@ -1,0 +1,207 @@
+"""Fine-tuning through its script, with tiny models: every recipe, every task, and what is kept of finished runs."""
+
+import json
+
+import pytest
+import yaml
+from datasets import Dataset
+from tiny_runs import QUIET, ROOT, WORDS, save_model, script, write_lines
+from transformers import AutoModelForTokenClassification, BertForPreTraining
+
+from distil_trainer import Record, render_card
+from distil_trainer.errors import DataError, RecipeError
+from distil_trainer.metadata import check_metadata
+from distil_trainer.recipe import FinetuneRecipe, load_recipe
+from distil_trainer.record import ModelFacts
+
+FINETUNE = sorted((ROOT / "recipes").rglob("finetune*.yaml"))
+SHORT = (*QUIET, "training.max_steps=1", "training.save_strategy='no'", "max_length=32")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def sentences(tmp_path):
+    """Sentences of which two words are entities, of two types."""
+    tags = [{"copy": "B-PER", "order": "B-LOC"}.get(word, "O") for word in WORDS]
+    rows = [{"id": str(i), "tokens": WORDS[i % 5 :], "ner_tags": tags[i % 5 :]} for i in range(40)]
+    return write_lines(tmp_path / "ner.jsonl", rows)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Pairs of texts with a class and a score."""
+    rows = [
+        {"one": " ".join(WORDS[i % 9 :]), "two": " ".join(WORDS[i % 7 :]), "label": "ab"[i % 2], "score": i / 8}
+        for i in range(40)
+    ]
+    return write_lines(tmp_path / "pairs.jsonl", rows)
+
+
+@pytest.fixture
+def finetune(tmp_path):
+    """Calls the script on a recipe with two models, and gives the record."""
+    models = {role: str(save_model(tmp_path / role, blocks=2)) for role in ("teacher", "student")}
+
+    def call(recipe, *overrides):
+        path = tmp_path / "finetune.yaml"
+        folder = tmp_path / "runs"
+        path.write_text(yaml.safe_dump({"models": models, "seeds": [1, 2], "output_dir": str(folder), **recipe}))
+        script("finetune").main(str(path), [*SHORT, *overrides])
+        return Record.load(folder / "finetune.json")
+
+    return call
+
+
+def ner(sentences, **data):
+    return {"data": {"name": "Sentences", "train": [str(sentences)], "test": [str(sentences)], **data}}
+
+
+@pytest.mark.parametrize("path", FINETUNE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_recipe_runs(path, tmp_path, sentences, capsys):
+    recipe = load_recipe(FinetuneRecipe, path)
+    models = {role: str(save_model(tmp_path / role, blocks=2)) for role in recipe.models}
+    file = sentences
+    if recipe.task != "token-classification":
+        texts = dict.fromkeys(recipe.data.text_columns, WORDS[0])
+        file = write_lines(tmp_path / "texts.jsonl", [{**texts, recipe.data.label_column: i % 2} for i in range(40)])
+    overrides = [f"models={json.dumps(models)}", f"data.train=[{file}]", f"data.test=[{file}]"]
+    overrides += ["also_test=[]", "seeds=[1]", f"output_dir={tmp_path / 'out'}"]
+    script("finetune").main(str(path), [*overrides, *SHORT])
+    record = Record.load(tmp_path / "out" / "finetune.json")
+    assert [evaluation.role for evaluation in record.evaluations][: len(models)] == list(models)
+    assert all(set(evaluation.values) == {1} for evaluation in record.evaluations)
+    # All folders hold the same weights: what differs between models is the models alone.
+    assert len({(e.metric_name, *e.values.values()) for e in record.evaluations}) * len(models) == len(
+        record.evaluations
+    )
+    assert set(record.speed) == set(models)
+    assert f"teacher, seed 1: {record.evaluations[0].metric_name}" in capsys.readouterr().out
+
+
+def test_the_hubs_conversion_to_parquet_is_read(tmp_path, monkeypatch):
+    """A folder laid out as KBLab/sucx3_ner is at refs/convert/parquet, in its place."""
+    monkeypatch.chdir(tmp_path)
+    for config in ("original_cased", "simple_cased"):
+        for split, count in (("train", 20), ("validation", 10), ("test", 5)):
+            folder = tmp_path / "KBLab" / "sucx3_ner" / config / split
+            folder.mkdir(parents=True)
+            rows = {"tokens": [WORDS] * count, "ner_tags": [["B-person"] + ["O"] * (len(WORDS) - 1)] * count}
+            Dataset.from_dict(rows).to_parquet(folder / "0000.parquet")
+    models = {"student": str(save_model(tmp_path / "student", blocks=1))}
+    overrides = [f"models={json.dumps(models)}", "seeds=[1]", f"output_dir={tmp_path / 'out'}"]
+    script("finetune").main(str(ROOT / "recipes" / "swedish_mbert" / "finetune_sucx3.yaml"), [*overrides, *SHORT])
+    record = Record.load(tmp_path / "out" / "finetune.json")
+    assert [(facts.split, facts.examples) for facts in record.data] == [("train+validation", 30), ("test", 5)]
+    assert record.evaluations[0].dataset_revision == "refs/convert/parquet"  # the commit, where the Hub can be asked
+
+
+def test_finished_runs_are_taken_over_when_asked_and_unchanged(finetune, sentences, tmp_path, capsys):
+    recipe, scores = ner(sentences), tmp_path / "runs" / "scores"
+    full = finetune(recipe)
+    with pytest.raises(RecipeError, match="resume=true"):
+        finetune(recipe)
+
+    (scores / "student-2.json").unlink()  # as if interrupted in the last run
+    capsys.readouterr()
+    resumed = finetune(recipe, "resume=true", "training.logging_steps=1")
+    out = capsys.readouterr().out
+    assert out.count("taken over from") == 3
+    assert out.count("train_runtime") == 1
+    assert resumed.evaluations == full.evaluations
+    assert resumed.seeds == (1, 2)
+
+    model = AutoModelForTokenClassification.from_pretrained(tmp_path / "student")
+    model.bert.embeddings.word_embeddings.weight.data[0] += 1
+    model.save_pretrained(tmp_path / "student")
+    capsys.readouterr()
+    finetune(recipe, "resume=true")
+    out = capsys.readouterr().out
+    assert out.count("taken over from") == 2
+    assert f"student, seed 1: trained again; this is not as it was for {scores / 'student-1.json'}: weights" in out
+
+    changed = ("resume=true", "seeds=[1]", "training.learning_rate=1.0e-3", "max_length=9")
+    finetune(recipe, *changed)
+    out = capsys.readouterr().out
+    assert out.count("data of train, data of test, training.learning_rate\n") == 2
+
+    finetune(recipe, *changed, "save_models=true")
+    assert capsys.readouterr().out.count(": the saved model (there is none)\n") == 2
+    assert (tmp_path / "runs" / "teacher-1" / "model.safetensors").exists()
+
+
+def test_other_data_is_scored_with_types_of_its_own(finetune, sentences, tmp_path):
+    rows = [{"words": WORDS[:12], "tags": ["O"] * 9 + ["B-person", "I-person", "B-work"]}]
+    other = write_lines(tmp_path / "other.jsonl", rows)
+    also = {"name": "Other", "test": [str(other)], "tokens_column": "words", "tags_column": "tags", "license": "mit"}
+    recipe = ner(sentences, validation=[str(sentences)], max_train_examples=30, train_splits=["train", "validation"])
+    with pytest.raises(DataError, match=r"also_test Other of Other: expected tags of \['O', 'B-LOC', 'B-PER'\]"):
+        finetune(recipe | {"also_test": [also]})
+
+    tags = [{**json.loads(line)} for line in sentences.read_text().splitlines()]
+    write_lines(sentences, [row | {"ner_tags": [*row["ner_tags"][:-1], "I-PER"]} for row in tags])
+    also |= {"rename_types": {"person": "PER"}, "keep_types": ["PER"]}
+    record = finetune(recipe | {"also_test": [also]}, "training.eval_strategy=epoch", "seeds=[1]")
+    names = [(e.dataset_name, e.dataset_split, e.metric_name) for e in record.evaluations]
+    assert names[::2] == [
+        ("Sentences", "test", "F1 (seqeval)"),
+        ("Sentences", "validation", "F1 (seqeval)"),
+        ("Other", "test", "F1 (seqeval), PER only"),
+    ]
+    train, *_, last = record.data
+    assert (train.role, train.split, train.examples) == ("train", "train+validation", 30)
+    assert train.filtering == "30 of its 40 examples, drawn at random."
+    assert last.filtering == "Entity types: person counts as PER; only PER count."
+    assert [facts.role for facts in record.data] == ["train"] + ["evaluation"] * 3
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "metrics"),
+    [
+        ("text-classification", {"text_columns": ["one"]}, [("accuracy", "Accuracy"), ("f1", "F1 (macro)")]),
+        ("text-classification", {"text_columns": ["one", "two"]}, [("accuracy", "Accuracy"), ("f1", "F1 (macro)")]),
+        (
+            "sentence-similarity",
+            {"text_columns": ["one", "two"], "label_column": "score"},
+            [("spearmanr", "Spearman's correlation")],
+        ),
+    ],
+)
+def test_tasks_on_texts(finetune, pairs, tmp_path, task, data, metrics):
+    data |= {"name": "Pairs", "train": [str(pairs)], "test": [str(pairs)]}
+    record = finetune({"task": task, "data": data}, "save_models=true", "seeds=[1]")
+    assert [(e.metric_type, e.metric_name) for e in record.evaluations if e.role == "teacher"] == metrics
+    assert {e.task_type for e in record.evaluations} == {task}
+    check_metadata(render_card(Record(stage="distill", student=ModelFacts(name="small")), record))
+    config = json.loads((tmp_path / "runs" / "teacher-1" / "config.json").read_text())
+    if task == "sentence-similarity":
+        assert config["problem_type"] == "regression"
+    else:
+        assert config["id2label"] == {"0": "a", "1": "b"}
+
+
+def test_a_model_with_other_heads_is_fine_tuned(finetune, sentences, tmp_path, capsys):
+    save_model(tmp_path / "teacher", BertForPreTraining, blocks=2)
+    record = finetune(ner(sentences, validation_split="dev"), "seeds=[1]")  # no files of that split
+    assert [facts.split for facts in record.data] == ["train", "test"]
+    captured = capsys.readouterr()
+    assert "teacher: " in captured.out
+    assert captured.out.count("starts from random weights: classifier.bias, classifier.weight\n") == 2
+    assert "LOAD REPORT" not in captured.out + captured.err
+
+
+def test_what_cannot_work_is_refused_before_anything_is_trained(finetune, sentences, tmp_path, capsys):
+    with pytest.raises(DataError, match="no file matches nowhere/"):
+        finetune(ner(sentences, test=["nowhere/*.jsonl"]))
+    with pytest.raises(RecipeError, match=r"data\.validation: expected examples"):
+        finetune(ner(sentences), "training.eval_strategy=epoch")
+    with pytest.raises(RecipeError, match=r"models\.student: \S+ has no tokenizer"):
+        finetune(ner(sentences), f"models.student={tmp_path / 'gone'}")
+    config = tmp_path / "student" / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "model_max_length": 20}))
+    with pytest.raises(RecipeError, match="max_length: expected at most 20"):
+        finetune(ner(sentences))
+    assert "train_runtime" not in capsys.readouterr().out

@@ -1,0 +1,51 @@
+"""What the tests of recipes share: the scripts as users call them, and tiny models and files to call them with."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+from conftest import tiny_config
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertModel, PreTrainedTokenizerFast, set_seed
+
+from distil_trainer.recipe.strict import read_tree
+
+ROOT = Path(__file__).parents[2]
+WORDS = """the a of to is an array that holds rows and columns copy order returns given value when""".split()  # noqa: SIM905
+QUIET = ("training.use_cpu=true", "training.dataloader_pin_memory=false", "training.disable_tqdm=true")
+
+
+def recipes_with(key):
+    """The recipes that have such a key."""
+    paths = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "accelerate")
+    return [path for path in paths if key in read_tree(path)]
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def tokenizer():
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="[MASK]", **special)
+
+
+def save_model(folder, model_class=BertModel, blocks=6):
+    set_seed(0)
+    model_class(tiny_config(num_hidden_layers=blocks)).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def write_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
