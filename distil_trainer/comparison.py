@@ -8,6 +8,8 @@ from typing import Any
 from distil_trainer.errors import RecordError
 from distil_trainer.record import Evaluation, Record
 
+_TUNED_ON = "fine-tuned on"
+
 
 def what_was_measured(score: Evaluation) -> tuple[Any, ...]:
     """The metric and the data of a score, without whose it is and its value."""
@@ -19,31 +21,51 @@ def comparable_settings(record: Record) -> dict[str, Any]:
     return {k: v for k, v in record.hyperparameters.items() if k not in ("seed", "data_seed")}
 
 
+def _tuned(record: Record) -> dict[str, Any]:
+    """What scores of two fine-tuning runs must share to be compared: the hyper-parameters, and the data."""
+    data = [
+        " ".join([d.name, *filter(None, [d.config, d.split]), *([] if d.examples is None else [f"({d.examples:,})"])])
+        for d in record.data
+        if d.role == "train"
+    ]
+    return comparable_settings(record) | ({_TUNED_ON: "; ".join(data)} if data else {})
+
+
 def compare_scores(records: Sequence[Record]) -> list[dict[str, Any]]:
     """A row for each data set, metric and way of fine-tuning: the scores by role, and what they give when compared.
 
-    Scores from fine-tuning runs meet in one row only if the runs had the same hyper-parameters, and are compared only
-    if they had the same seeds: anything else would be no retention. Where rows differ by their hyper-parameters alone,
-    "settings" names those that differ.
+    Scores from fine-tuning runs meet in one row only if the runs had the same hyper-parameters and training data, and
+    are compared only if they had the same seeds: anything else would be no retention. Where rows differ by these alone,
+    "settings" names those that differ. It also names the training data where the scores are of another data set.
     """
     rows: dict[str, dict[str, Evaluation]] = {}
     settings: dict[str, dict[str, Any]] = {}
+    elsewhere: set[str] = set()  # the rows of models that were fine-tuned on other data
     for record in records:
         for score in record.evaluations:
-            own = comparable_settings(record) if record.stage == "finetune" else {}
+            own = _tuned(record) if record.stage == "finetune" else {}
             key = json.dumps([what_was_measured(score), own], sort_keys=True)
             row = rows.setdefault(key, {})
             row[score.role] = _merged(row[score.role], score) if score.role in row else score
             settings[key] = own
-    return [{"scores": row, "settings": _telling(key, rows, settings), **_comparison(row)} for key, row in rows.items()]
+            if _TUNED_ON in own and all(d.name != score.dataset_name for d in record.data if d.role == "train"):
+                elsewhere.add(key)
+    return [
+        {"scores": row, "settings": _telling(key, rows, settings, key in elsewhere), **_comparison(row)}
+        for key, row in rows.items()
+    ]
 
 
-def _telling(key: str, rows: dict[str, dict[str, Evaluation]], settings: dict[str, dict[str, Any]]) -> str:
-    """The hyper-parameters by which this row differs from others about the same data and metric."""
+def _telling(
+    key: str, rows: dict[str, dict[str, Evaluation]], settings: dict[str, dict[str, Any]], is_elsewhere: bool
+) -> str:
+    """How this row's fine-tuning differs from that of others about the same data and metric, or from the row's data."""
     about = what_was_measured(next(iter(rows[key].values())))
     others = [settings[k] for k, row in rows.items() if what_was_measured(next(iter(row.values()))) == about]
     names = sorted({name for other in others for name in other})
     telling = [name for name in names if any(other.get(name) != others[0].get(name) for other in others)]
+    if is_elsewhere and _TUNED_ON not in telling:
+        telling.append(_TUNED_ON)
     return ", ".join(f"{name} {settings[key].get(name, 'default')}" for name in telling)
 
 

@@ -24,9 +24,9 @@ _CODE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
 def find_files(patterns: Iterable[str]) -> list[str]:
-    """The files that the patterns (paths or globs) name, sorted. Raises DataError when there are none."""
+    """The files that the patterns (paths or globs) name, each once, sorted. Raises DataError when there are none."""
     patterns = list(patterns)
-    files = sorted(file for pattern in patterns for file in glob.glob(pattern, recursive=True))
+    files = sorted({file for pattern in patterns for file in glob.glob(pattern, recursive=True)})
     if not files:
         raise DataError(f"no file matches {', '.join(patterns)}; the paths are relative to {Path.cwd()}")
     return files
@@ -171,13 +171,27 @@ def class_names(dataset: Dataset, column: str) -> list[str] | None:
     return list(item.names) if isinstance(item, ClassLabel) else None
 
 
+def tag_names(tags: Sequence[Any], names: Sequence[str] | None) -> list[str]:
+    """The tags of a row, which are class ids where there are `names`. Raises DataError for an id without a name."""
+    if names is None:
+        return list(tags)
+    if wrong := [tag for tag in tags if tag is None or not 0 <= tag < len(names)]:
+        raise DataError(f"expected class ids from 0 to {len(names) - 1}, got {wrong[0]}; is the split unlabelled?")
+    return [names[tag] for tag in tags]
+
+
+def _reads_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether words by themselves are not the tokens that they are in a text, as with the byte-level BPE of RoBERTa."""
+    return tokenizer.tokenize("a b") != [*tokenizer.tokenize("a"), *tokenizer.tokenize("b")]
+
+
 def label_list(dataset: Dataset, *, column: str = "ner_tags") -> list[str]:
     """The tags of a training split, sorted, O first. Class ids (as in WikiANN) are read as the names they stand for."""
     _need_columns(dataset, column)
     tags = set(class_names(dataset, column) or [])
     if not tags:
         for row in dataset.select_columns([column]):
-            tags.update(row[column])
+            tags.update(row[column] or ())
     check_tags(tags)
     return ["O", *sorted(tags - {"O"})]
 
@@ -195,8 +209,9 @@ def tokenize_and_label(
     """Words with BIO tags as model inputs and `labels`: the first sub-token of a word has the word's label.
 
     `labels[i]` is the place of the tag in `label_list`, or -100 for special tokens and further sub-tokens. Words
-    beyond `max_length` tokens are cut off, with their tags. Raises DataError when a row has not one tag a word, holds
-    a tag that is not in `label_list`, or when the tokenizer is a slow one (it cannot tell which word a token is of).
+    beyond `max_length` tokens are cut off, with their tags: they are not scored. Raises DataError when a row has not
+    one tag a word, holds a tag that is not in `label_list` or a class id without a name, or when the tokenizer is a
+    slow one (it cannot tell which word a token is of).
     """
     _need_columns(dataset, tokens_column, tags_column)
     if not tokenizer.is_fast:
@@ -204,20 +219,27 @@ def tokenize_and_label(
     check_tags(label_list)
     ids = {tag: number for number, tag in enumerate(label_list)}
     names = class_names(dataset, tags_column)
+    space = " " if _reads_spaces(tokenizer) else ""
 
     def encode(words: list[list[str]], tags: list[list[Any]], rows: list[int]) -> dict[str, list[Any]]:
         for row, row_words, row_tags in zip(rows, words, tags, strict=True):
+            if row_words is None or row_tags is None or None in row_words:
+                raise DataError(f"expected words and their tags, got None in row {row}; leave it out")
             if len(row_words) != len(row_tags):
                 raise DataError(
                     f"expected a tag for each word, got {len(row_words)} words, {len(row_tags)} tags in row {row}"
                 )
-        wanted = [[names[tag] for tag in row] for row in tags] if names else tags
+        wanted = [tag_names(row, names) for row in tags]
         for row, row_tags in zip(rows, wanted, strict=True):
             check_tags(row_tags)
             unknown = sorted(set(row_tags) - set(ids))
             if unknown:
-                raise DataError(f"expected tags of {list(ids)}, got {unknown} in row {row}; add them to the label list")
-        encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=max_length)
+                raise DataError(
+                    f"expected tags of {list(ids)}, got {unknown} in row {row}; add them to the label list (a recipe's "
+                    "is that of its training data), or turn them to O (keep_types)"
+                )
+        spaced = [[space + word for word in row] for row in words]
+        encoded = tokenizer(spaced, is_split_into_words=True, truncation=True, max_length=max_length)
         labels = []
         for row, row_tags in enumerate(wanted):
             word_ids = encoded.word_ids(row)

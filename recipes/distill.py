@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import DataCollatorForLanguageModeling, DataCollatorWithPadding, TrainingArguments
+from transformers import DataCollatorWithPadding, TrainingArguments
 from transformers.trainer_utils import set_seed
 
 from distil_trainer import DistillationTrainer, build_student, layer_map, methods, student_config
@@ -24,6 +24,7 @@ from distil_trainer.recipe import (
 from distil_trainer.speed import measure_speeds
 from distil_trainer.teacher import fast_dtype
 from distil_trainer.text import read_text
+from distil_trainer.text.masking import MaskingCollator
 
 UNDISTILLED = "undistilled"
 
@@ -37,7 +38,7 @@ def main(path: str, overrides: list[str]) -> None:
     set_seed(args.seed)
     tokenizer = load_tokenizer(recipe.teacher)
     with args.main_process_first(desc="preparing the text"):
-        text = read_text(recipe.data, tokenizer, seed=args.seed)
+        text = read_text(recipe.data, tokenizer, seed=args.seed, processes=args.world_size)
     teacher = load_model(recipe.teacher)
     student = build_student(
         teacher,
@@ -51,7 +52,7 @@ def main(path: str, overrides: list[str]) -> None:
     )
     collator: Any = DataCollatorWithPadding(tokenizer)
     if recipe.data.mlm_probability is not None:
-        collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=recipe.data.mlm_probability)
+        collator = MaskingCollator(tokenizer, mlm_probability=recipe.data.mlm_probability, seed=args.seed)
 
     models: Any = {"teacher": teacher.to(args.device), "student": student.to(args.device)}
     # Before the teacher is cast: the page compares both as they are stored.
@@ -67,6 +68,7 @@ def main(path: str, overrides: list[str]) -> None:
         train_dataset=text.train,
         eval_dataset=text.validation,
         data_collator=collator,
+        callbacks=[collator] if isinstance(collator, MaskingCollator) else None,
         processing_class=tokenizer,
         page_facts={
             "student": {
@@ -83,7 +85,7 @@ def main(path: str, overrides: list[str]) -> None:
         },
     )
     if trainer.is_world_process_zero():
-        if recipe.save_undistilled and checkpoint is None:
+        if recipe.save_undistilled and (checkpoint is None or not (folder / UNDISTILLED).exists()):
             student.save_pretrained(folder / UNDISTILLED)
             tokenizer.save_pretrained(folder / UNDISTILLED)
         print(f"{student.provenance}\n{layer_map(alignments)}", flush=True)

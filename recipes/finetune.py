@@ -6,13 +6,18 @@ Every model is trained once a seed on the same data in the same order. The model
 scores of each finished run are kept: after an interruption, `resume=true` trains only what is missing.
 """
 
+import gc
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate.state import PartialState
 from datasets import Dataset
+from torch.utils.data import Sampler
 from transformers import AutoTokenizer, PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from distil_trainer.errors import DataError, RecipeError
 from distil_trainer.facts import (
@@ -21,6 +26,7 @@ from distil_trainer.facts import (
     command,
     git_commit,
     hardware,
+    model_facts,
     now,
     peak_memory_gib,
     versions,
@@ -30,7 +36,7 @@ from distil_trainer.record import Evaluation, Record
 from distil_trainer.speed import measure_speeds
 from distil_trainer.tasks import TASKS, load_for_task
 from distil_trainer.tasks.finished import Scores, changes, content_hash, depends_on, load_scores, save_scores
-from distil_trainer.tasks.splits import Split, read_splits
+from distil_trainer.tasks.splits import Split, read_splits, sampled
 
 RECORD = "finetune.json"
 SCORES = "scores"  # the folder of the finished runs
@@ -45,6 +51,21 @@ class Encoded:
     hashes: dict[str, str]
 
 
+class SameOrder(Trainer):
+    """A Trainer that draws the order of the examples from the seed alone. Overrides `_get_train_sampler`.
+
+    Grouped by length it would be drawn by the generator of dropout: from the second epoch on each model, and each of
+    several processes, would have another order.
+    """
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            sampler.generator = torch.Generator().manual_seed(seed)
+        return sampler
+
+
 def main(path: str, overrides: list[str]) -> None:
     """All runs, then the table and the record."""
     recipe = load_recipe(FinetuneRecipe, path, overrides)
@@ -54,22 +75,24 @@ def main(path: str, overrides: list[str]) -> None:
     with args.main_process_first(desc="reading the data"):
         splits = read_splits(recipe.data, recipe.also_test, words=recipe.task == "token-classification")
         names = TASKS[recipe.task].labels(splits["train"].rows, splits["train"].columns[-1])
+        splits["train"] = sampled(splits["train"], recipe.data.max_train_examples)  # some may lack a rare label
         encoded = encode(recipe, splits, names)
     say(f"{len(splits['train'].rows)} examples; labels: {', '.join(names) or 'a number'}")
     models: dict[Any, Any] = {}
     for role in recipe.models:  # all of them, before the first is trained
         models[role], new = load(recipe, role, recipe.seeds[0], names)
+        check_length(recipe, role, model_facts(models[role], name=role).max_length)
         say(f"{role}: {recipe.models[role]}; starts from random weights: {', '.join(new) or 'none'}", flush=True)
         models[role].to(args.device)
     speed = measure_speeds(models, length=min(recipe.max_length, 128)) if args.process_index == 0 else {}
     models.clear()
 
     scores: dict[Any, dict[int, Scores]] = {role: {} for role in recipe.models}
-    trainer = None
+    launch = {"processes": args.world_size, "mixed_precision": args.mixed_precision}
     for seed in recipe.seeds:
         for role in recipe.models:
             model, _ = load(recipe, role, seed, names)
-            depends = depends_on(model, encoded[role].hashes, recipe.training, args.world_size)
+            depends = depends_on(model, encoded[role].hashes, recipe.training, launch)
             run, file = f"{role}, seed {seed}", score_file(recipe, role, seed)
             if file in finished:
                 changed = changes(finished[file], depends)
@@ -81,9 +104,12 @@ def main(path: str, overrides: list[str]) -> None:
                     continue
                 say(f"{run}: trained again; this is not as it was for {file}: {', '.join(changed)}", flush=True)
             trainer = finetune(recipe, role, seed, model, encoded[role], names)
+            del model
             scores[role][seed] = score(recipe, trainer, encoded[role])
             if recipe.save_models:
                 trainer.save_model(str(folder_of(recipe, role, seed)))
+            del trainer  # and with it the weights and the optimizer, before the next ones come
+            gc.collect()
             if args.process_index == 0:
                 save_scores(file, scores[role][seed], depends)
             say(f"{run}: {said(recipe, scores[role][seed])}", flush=True)
@@ -95,8 +121,7 @@ def main(path: str, overrides: list[str]) -> None:
             about = f"{evaluation.dataset_name}, {evaluation.dataset_split}: {evaluation.metric_name}"
             ms = record.speed[evaluation.role][-1].ms_per_batch
             print(f"{evaluation.role:12s} {about} {evaluation.mean:.4f}{spread}  {ms:.1f} ms/batch")
-    if trainer is not None:
-        trainer.end()
+    PartialState().destroy_process_group()
 
 
 def arguments(recipe: FinetuneRecipe, role: str, seed: int) -> TrainingArguments:
@@ -132,12 +157,12 @@ def encode(recipe: FinetuneRecipe, splits: dict[str, Split], names: list[str]) -
     for role, source in recipe.models.items():
         try:
             tokenizer = AutoTokenizer.from_pretrained(model_path(source))
+            if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+                raise ValueError("of its files none is there.")  # transformers makes an empty one
         except (OSError, ValueError) as error:
             where = f"models.{role}: {source} has no tokenizer that can be loaded"
             raise RecipeError(f"{where}: {error} Give a folder with its tokenizer beside it, or a Hub id.") from error
-        if recipe.max_length > tokenizer.model_max_length:
-            longest = tokenizer.model_max_length
-            raise RecipeError(f"max_length: expected at most {longest}, as {role} takes; came {recipe.max_length}.")
+        check_length(recipe, role, tokenizer.model_max_length)
         key = role if not tokenizer.is_fast else f"{tokenizer.backend_tokenizer.to_str()}{tokenizer.model_input_names}"
         if key not in by_tokenizer:
             done = {}
@@ -153,6 +178,12 @@ def encode(recipe: FinetuneRecipe, splits: dict[str, Split], names: list[str]) -
             by_tokenizer[key] = Encoded(tokenizer=tokenizer, splits=done, hashes=hashes)
         encoded[role] = replace(by_tokenizer[key], tokenizer=tokenizer)
     return encoded
+
+
+def check_length(recipe: FinetuneRecipe, role: str, longest: int | None) -> None:
+    """Raise RecipeError when examples may be longer than a tokenizer or model takes."""
+    if longest is not None and recipe.max_length > longest:
+        raise RecipeError(f"max_length: expected at most {longest}, as {role} takes; came {recipe.max_length}.")
 
 
 def by_length(rows: Dataset) -> Dataset:
@@ -172,7 +203,7 @@ def finetune(
 ) -> Trainer:
     """One model, fine-tuned with one seed."""
     task = TASKS[recipe.task]
-    trainer = Trainer(
+    trainer = SameOrder(
         model=model,
         args=arguments(recipe, role, seed),
         train_dataset=data.splits["train"],

@@ -9,6 +9,7 @@ folder is there when it is finished, not before; what has been read until an int
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -74,7 +75,9 @@ def settings_of(recipe: PrepareRecipe) -> dict[str, Any]:
     data = {f.name: getattr(recipe.data, f.name) for f in fields(TextData) if f.name not in _NO_SETTINGS}
     for name, patterns in (("files", recipe.data.files), ("validation", recipe.data.validation)):
         if patterns:
-            data[name] = {Path(file).name: Path(file).stat().st_size for file in find_files(patterns)}
+            data[name] = sizes = Counter[str]()  # files of the same name in several folders count together
+            for file in find_files(patterns):
+                sizes[Path(file).name] += Path(file).stat().st_size
     known = {"tokenizer": recipe.tokenizer, "tokenizer_revision": recipe.tokenizer_revision, **data}
     given = {name: value for name, value in known.items() if value not in (None, ())}
     return Record(stage="prepare", arguments=given).arguments

@@ -90,7 +90,7 @@ Speed: median of forward passes without padding, both models in turns, in float3
 | Data | Metric | Teacher | Student | Undistilled | Difference | Retention | Seeds |
 |:---|:---|---:|---:|---:|---:|---:|:---|
 | [SUCX 3.0](https://huggingface.co/datasets/KBLab/sucx3_ner), `simple_cased`, `test` | F1 | 0.625 ± 0.177 | 0.500 ± 0.000 | 0.250 ± 0.000 | -0.125 | 80.0% | 100, 101 |
-| Åter, My set!, `simple_cased`, `test` | loss |  | 2.500 |  |  |  | 7 |
+| Åter, My set!, `simple_cased`, `test` (fine-tuned on SUCX 3.0 train) | loss |  | 2.500 |  |  |  | 7 |
 
 Scores of several seeds are given as mean ± sample standard deviation. Difference is student minus teacher; retention is student divided by teacher, with the same data, fine-tuning and seeds.
 Undistilled is the student as it was before distillation.

@@ -71,3 +71,23 @@ def test_more_than_three_retentions_are_a_range():
     assert "keeps 90.0% to 93.0% of the teacher's scores" in render_card(
         tuned(student={"name": "x"}, evaluations=scores)
     )
+
+
+def test_rows_that_differ_by_the_data_of_their_fine_tuning_are_not_compared():
+    def of(name, *roles):
+        scores = [evaluation(role, {1: score}, dataset_name="Åter") for role, score in roles]
+        data = [{"name": name, "role": "train", "config": "en", "split": "train", "examples": 2000}]
+        return tuned(data=data, evaluations=scores)
+
+    other, own = (of(name, ("teacher", score), ("student", 0.4)) for name, score in (("Other", 0.5), ("Åter", 0.8)))
+    card = render_card(distilled(), own, other)
+    assert re.findall(r"`test` \((.*?)\) \| F1 .* (\S+%)", card) == [
+        ("fine-tuned on Åter en train (2,000)", "50.0%"),
+        ("fine-tuned on Other en train (2,000)", "80.0%"),
+    ]
+    assert summary(*own.evaluations, data=own.data) == ["50.0%"]
+    assert "(fine-tuned on" not in render_card(distilled(), own)
+    assert "`test` (fine-tuned on Other en train (2,000)) | F1" in render_card(distilled(), other)
+    apart = render_card(distilled(), of("Åter", ("teacher", 0.5)), of("Other", ("student", 0.4)))
+    assert "keeps" not in apart
+    check_metadata(card)

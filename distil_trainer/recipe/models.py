@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoTokenizer
 from distil_trainer.errors import RecipeError
 from distil_trainer.facts import cached_revision, hub_id
 from distil_trainer.recipe.strict import require
+from distil_trainer.record import ModelFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,15 @@ class TeacherSource:
     license: str | None = None
     language: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        ModelFacts(  # raises now for what no record takes, not after training
+            name=self.title or "teacher",
+            id=self.hub_id,
+            base_model=self.base_model,
+            license=self.license,
+            language=self.language,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudentSpec:
@@ -77,6 +87,13 @@ class StudentSpec:
         require(self.num_hidden_layers >= 1, "num_hidden_layers", "at least 1", self.num_hidden_layers)
         if self.dropout is not None:
             require(0 <= self.dropout < 1, "dropout", "from 0 to below 1", self.dropout)
+        ModelFacts(  # raises now for what no record takes, not after training
+            name=self.name,
+            license=self.license,
+            license_name=self.license_name,
+            license_link=self.license_link,
+            language=self.language,
+        )
 
 
 def load_tokenizer(source: TeacherSource) -> Any:

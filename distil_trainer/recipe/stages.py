@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from transformers import TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from distil_trainer.alignment import Alignment, check_alignments
 from distil_trainer.errors import RecipeError
@@ -16,6 +15,8 @@ from distil_trainer.recipe.strict import PlacedError, check_text_keys, convert, 
 from distil_trainer.recipe.task import ScoredData, TaskData
 from distil_trainer.recipe.text import TextData
 from distil_trainer.record import HUB_ID
+
+_STATE = "trainer_state.json"  # what Trainer writes last of a checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,8 @@ class AdaptRecipe:
         if self.dropout is not None:
             require(0 <= self.dropout < 1, "dropout", "from 0 to below 1", self.dropout)
         _check_training(self.training, {"output_dir": "output_dir"})
+        smoothing = self.training.get("label_smoothing_factor", 0)
+        require(not smoothing, "training.label_smoothing_factor", "0: the loss is the model's own", smoothing)
         _check_stream(self.data, self.training)
 
 
@@ -105,7 +108,8 @@ class DistillRecipe:
 
     def __post_init__(self) -> None:
         if (self.method is None) == (not self.alignments):
-            came = "neither" if self.method is None else "both"
+            both = "both (alignments: [] or method: null takes away what `extends` brings)"
+            came = "neither" if self.method is None else both
             raise RecipeError(f"expected either method or alignments; came {came}. Methods: {', '.join(METHODS)}.")
         if self.method is not None:
             require(self.method in METHODS, "method", f"one of {', '.join(METHODS)}", self.method)
@@ -127,7 +131,7 @@ class FinetuneRecipe:
         output_dir: where the runs and their records go.
         task: what is learned, as the Hub calls it: tags of words (F1 of entities); the class of a text or of a pair of
             texts (accuracy, macro F1); the similarity of two texts as a number (Spearman's correlation).
-        max_length: tokens an example is cut to.
+        max_length: tokens an example is cut to; words beyond are neither learned nor scored.
         training: `transformers.TrainingArguments`, as they are called there.
         save_models: keep every fine-tuned model, as `output_dir/NAME-SEED`.
         resume: take over the scores of finished runs in `output_dir`, where model, data and settings are the same.
@@ -212,17 +216,20 @@ def _check_training(training: Mapping[str, Any], elsewhere: Mapping[str, str]) -
 def newest_checkpoint(recipe: AdaptRecipe | DistillRecipe) -> str | None:
     """The checkpoint to go on from, if the recipe says so; it is never taken, or overwritten, by surprise.
 
+    One that was being written when a run was killed is none.
+
     Raises:
         RecipeError: there are checkpoints, and the recipe does not say `resume`.
     """
     folder = recipe.output_dir
-    found = get_last_checkpoint(folder) if Path(folder).is_dir() else None
-    if found and not recipe.resume:
+    states = Path(folder).glob(f"checkpoint-*/{_STATE}")
+    numbers = [int(number) for state in states if (number := state.parent.name.removeprefix("checkpoint-")).isdigit()]
+    if numbers and not recipe.resume:
         raise RecipeError(
             f"{folder} holds checkpoints of an earlier run. Go on from the newest with resume=true, "
             "or choose another output_dir."
         )
-    return found
+    return str(Path(folder) / f"checkpoint-{max(numbers)}") if numbers else None
 
 
 def _check_stream(data: TextData, training: Mapping[str, Any]) -> None:

@@ -1,8 +1,11 @@
 """The text of a recipe."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from distil_trainer.recipe.strict import require
+from distil_trainer.record import DataFacts
+
+_OF_READING = ("config", "split", "revision", "validation_split", "column", "years", "genres", "max_length", "group")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,8 @@ class TextData:
         shuffle_buffer: with `stream`, how many texts are held to draw from. The order of the text itself is kept else.
         max_length: tokens an example is cut to, or with `group` the tokens of each row.
         group: put the texts end to end and cut rows of `max_length` tokens, so that there is no padding.
-        max_examples: how many training examples to use, drawn by the seed; None means all.
+        max_examples: how many training examples to use, drawn by the seed; with `stream` the first of each pass. None
+            means all.
         mlm_probability: share of tokens to mask; None leaves the text as it is.
         num_proc: processes that read and tokenise; None is one.
         name: what the card calls the data.
@@ -71,6 +75,10 @@ class TextData:
         if self.prepared is not None:
             require(not is_raw and not self.validation, "prepared", "no files, hub_id or validation beside it", "both")
             require(not self.stream, "stream", "false with prepared, which is on disk already", self.stream)
+            for option in fields(self):
+                value = getattr(self, option.name)
+                is_free = option.name not in _OF_READING or value == option.default
+                require(is_free, option.name, "nothing with prepared, whose rows are as they were made", value)
         if self.validation_split is not None:
             require(not self.files, "validation_split", "null with files; name files in validation", "both")
         if self.years is not None:
@@ -84,3 +92,13 @@ class TextData:
             require(0 < self.mlm_probability < 1, "mlm_probability", "between 0 and 1", self.mlm_probability)
         if self.num_proc is not None:
             require(self.num_proc >= 1, "num_proc", "at least 1, or null for one", self.num_proc)
+        DataFacts(  # raises now for what no record takes, not after all has been read
+            name=self.name or "text",
+            role="train",
+            hub_id=self.hub_id,
+            url=self.url,
+            license=self.license,
+            language=self.language,
+            description=self.description,
+            filtering=self.filtering,
+        )

@@ -13,35 +13,37 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import nn
+from transformers import PreTrainedModel
 
 from distil_trainer.errors import RecordError
 from distil_trainer.files import write_atomically
 
 Scores = dict[str, dict[str, float]]  # by split and metric
 _WITHOUT_EFFECT = re.compile(r"logging_.*|report_to|run_name|disable_tqdm|dataloader_(pin_memory|num_workers)")
+_FROM_WHERE = ("_name_or_path", "transformers_version")  # of a config, and no part of the model
 
 
 def depends_on(
-    weights: nn.Module, data: Mapping[str, str], training: Mapping[str, Any], processes: int
+    model: PreTrainedModel, data: Mapping[str, str], training: Mapping[str, Any], launch: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All that decides on the scores of a run, by name.
 
     Args:
-        weights: the model before the run.
+        model: as it is before the run.
         data: the `content_hash` of each split as the model takes it: so the tokenizer is in it.
         training: `TrainingArguments` as they were given.
-        processes: how many train together.
+        launch: what `accelerate launch` was told: how many processes train together, and in which precision.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(weights.state_dict().items()):
+    for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return {
         "weights": digest.hexdigest(),
+        "config": {k: v for k, v in model.config.to_dict().items() if k not in _FROM_WHERE},
         **{f"data of {name}": content for name, content in data.items()},
         **{f"training.{name}": value for name, value in training.items() if not _WITHOUT_EFFECT.fullmatch(name)},
-        "processes": processes,
+        **launch,
     }
 
 
@@ -74,5 +76,5 @@ def load_scores(paths: Iterable[str | PathLike[str]]) -> dict[Path, dict[str, An
 def changes(finished: Mapping[str, Any], depends: Mapping[str, Any]) -> list[str]:
     """The names of what was something else when the run finished. A split that is now left out is no change."""
     before, now = finished["depends_on"], json.loads(json.dumps(depends))
-    names = dict.fromkeys([*now, *(name for name in before if name.startswith("training."))])
+    names = dict.fromkeys([*now, *(name for name in before if not name.startswith("data of "))])
     return [name for name in names if now.get(name) != before.get(name)]

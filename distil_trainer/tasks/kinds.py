@@ -1,5 +1,6 @@
 """The tasks that models are fine-tuned on: what is read, how it becomes a model's input, and how it is scored."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,17 +52,26 @@ class Task:
         """What a model's config says of a head for these labels."""
         if not names:
             return {"num_labels": 1, "problem_type": "regression"}
-        return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+        return {
+            "id2label": dict(enumerate(names)),
+            "label2id": {name: number for number, name in enumerate(names)},
+            "problem_type": None,  # of a head that was there
+        }
 
 
 def class_list(dataset: Dataset, column: str) -> list[str]:
-    """The names of the classes of a training split, in order; numbers without names are named by themselves."""
+    """The names of the classes of a training split, in order; numbers without names are named by themselves.
+
+    Raises DataError when a row has none, or when all have the same.
+    """
     feature = dataset.features[column]
     if isinstance(feature, ClassLabel):
         return list(feature.names)
     found = set(dataset[column])
     if None in found or not (all(isinstance(x, int) for x in found) or all(isinstance(x, str) for x in found)):
         raise DataError(f"expected a class, text or a whole number, under {column!r} in each row, got {feature}")
+    if len(found) < 2:
+        raise DataError(f"expected two classes or more under {column!r}, got {sorted(found)}; check the column")
     return [str(name) for name in sorted(found)]
 
 
@@ -90,7 +100,7 @@ def _encode_texts(
 
     def number(label: Any, row: int) -> int | float:
         if not names:
-            if isinstance(label, bool) or not isinstance(label, int | float):
+            if isinstance(label, bool) or not isinstance(label, int | float) or not math.isfinite(label):
                 raise DataError(f"expected a number under {columns[-1]!r}, got {label!r} in row {row}; convert it")
             return float(label)
         name = own[label] if own and label is not None and label >= 0 else str(label)

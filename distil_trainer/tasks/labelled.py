@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datasets import Dataset, List, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from distil_trainer.data import class_names, find_files, label_list
+from distil_trainer.data import class_names, find_files, label_list, tag_names
 from distil_trainer.errors import DataError
 from distil_trainer.hub_data import load_split
 
@@ -63,7 +63,7 @@ def map_types(
         features = split.features.copy()
         features[column] = List(Value("string"))
         return split.map(
-            lambda tags: {column: [mapped(names[tag] if names else tag) for tag in tags]},
+            lambda tags: {column: [mapped(tag) for tag in tag_names(tags or (), names)]},
             input_columns=column,
             features=features,
             desc="Mapping entity types",

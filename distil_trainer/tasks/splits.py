@@ -38,16 +38,19 @@ def read_splits(data: TaskData, also_test: Sequence[ScoredData], *, words: bool)
     if data.has_validation:
         wanted["validation"] = (data.validation, (data.validation_split or "validation",))
     splits = _read(data, wanted, words)
-    total, number = len(splits["train"].rows), data.max_train_examples
-    if number is not None and number < total:
-        rows, facts = sample_rows(splits["train"].rows, number), splits["train"].facts
-        filtering = " ".join(filter(None, [f"{number:,} of its {total:,} examples, drawn at random.", facts.filtering]))
-        splits["train"] = replace(
-            splits["train"], rows=rows, facts=replace(facts, examples=number, filtering=filtering)
-        )
     for other in also_test:
         splits |= _read(other, {f"also_test {other.name}": (other.test, (other.test_split,))}, words)
     return splits
+
+
+def sampled(split: Split, number: int | None) -> Split:
+    """At most `number` examples of the split, always the same ones; None means all."""
+    total = len(split.rows)
+    if number is None or number >= total:
+        return split
+    note = f"{number:,} of its {total:,} examples, drawn at random."
+    facts = replace(split.facts, examples=number, filtering=" ".join(filter(None, [note, split.facts.filtering])))
+    return replace(split, rows=sample_rows(split.rows, number), facts=facts)
 
 
 def _read(

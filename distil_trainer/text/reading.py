@@ -30,15 +30,21 @@ class _Source:
     commit: str | None = None
 
 
-def read_text(data: TextData, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> Text:
-    """The rows that a recipe says. `seed` draws `max_examples`, and shuffles a stream.
+def read_text(data: TextData, tokenizer: PreTrainedTokenizerBase, *, seed: int, processes: int = 1) -> Text:
+    """The rows that a recipe says. `seed` draws `max_examples`, and shuffles a stream; `processes` train on them.
 
     What is read, tokenised and grouped is cached by `datasets`; a stream leaves nothing on disk, and is read from the
     files, one shard each, by as many workers of a `DataLoader`, or processes, as there are.
 
     Raises:
-        DataError: no such text, text that cannot be read, or text prepared with another tokenizer.
+        DataError: no such text, text that cannot be read, text prepared with another tokenizer, or a stream that
+            several processes cannot share.
     """
+    if data.stream and not data.group and processes > 1:  # the first reads for all, and hands out slices of one tensor
+        raise DataError(
+            f"expected rows of one length, which {processes} processes can share, got a stream of texts; set "
+            "data.group=true, prepare the text (recipes/prepare.py), or train with one process"
+        )
     if data.prepared is not None:
         return _prepared(data, data.prepared, tokenizer, seed)
     validation = None

@@ -18,14 +18,16 @@ from distil_trainer.metadata import check_metadata
 
 FOLDER = ROOT / "recipes" / "swedish_mbert"
 QUICK = ["training.max_steps=2", "training.use_cpu=true", "training.disable_tqdm=true"]
+PUBLISHED = "runs/swedish_mbert/as_published"
+SCORED = [*QUICK, "seeds=[100, 101]", f"models.student={PUBLISHED}", f"models.undistilled={PUBLISHED}/undistilled"]
 STAGES = [
     ("prepare", "corpus_1990s.yaml", ["data.files=[corpus/1990.xml.bz2]", "data.num_proc=1"]),
     ("prepare", "corpus.yaml", ["data.files=[corpus/2010.xml.bz2]", "data.num_proc=1"]),
     ("adapt", "adapt.yaml", QUICK),
     ("distill", "as_published.yaml", QUICK),
-    ("finetune", "finetune_sucx3.yaml", [*QUICK, "seeds=[100, 101]"]),
-    ("finetune", "finetune_wikiann_en.yaml", [*QUICK, "seeds=[100, 101]"]),
-    ("publish", "publish.yaml", ["folder=runs/swedish_mbert/as_published", "repo_id=me/mbert-sv"]),
+    ("finetune", "finetune_sucx3.yaml", SCORED),
+    ("finetune", "finetune_wikiann_en.yaml", SCORED),
+    ("publish", "publish.yaml", [f"folder={PUBLISHED}", "repo_id=me/mbert-sv"]),
 ]
 # Calls one script after another, as the commands in the README do, in one process: to import everything takes seconds.
 DRIVER = """

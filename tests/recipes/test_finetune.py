@@ -1,12 +1,13 @@
 """Fine-tuning through its script, with tiny models: every recipe, every task, and what is kept of finished runs."""
 
 import json
+import weakref
 
 import pytest
 import yaml
 from datasets import Dataset
 from tiny_runs import QUIET, ROOT, WORDS, save_model, script, write_lines
-from transformers import AutoModelForTokenClassification, BertForPreTraining
+from transformers import AutoModelForTokenClassification, BertForPreTraining, Trainer
 
 from distil_trainer import Record, render_card
 from distil_trainer.errors import DataError, RecipeError
@@ -193,6 +194,47 @@ def test_a_model_with_other_heads_is_fine_tuned(finetune, sentences, tmp_path, c
     assert "LOAD REPORT" not in captured.out + captured.err
 
 
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_all_models_see_the_data_in_the_same_order(finetune, sentences, tmp_path, monkeypatch, strategy):
+    save_model(tmp_path / "teacher", blocks=4)
+    for role in ("teacher", "student"):  # the deeper one draws more random numbers
+        config = tmp_path / role / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "hidden_dropout_prob": 0.1}))
+    seen, step = [], Trainer.training_step
+
+    def watched(trainer, model, inputs, *args):
+        seen[-1].append(inputs["input_ids"].tolist())
+        return step(trainer, model, inputs, *args)
+
+    train = Trainer.train
+    monkeypatch.setattr(Trainer, "train", lambda trainer: seen.append([]) or train(trainer))
+    monkeypatch.setattr(Trainer, "training_step", watched)
+    finetune(ner(sentences), "training.max_steps=15", f"training.train_sampling_strategy={strategy}")
+    one, same, other, _ = seen  # three epochs of five steps; the seeds 1, 1, 2, 2
+    assert one == same
+    assert one != other
+    assert one[:5] != one[5:10] != one[10:]
+
+
+def test_a_run_is_gone_when_the_next_begins(finetune, sentences, monkeypatch):
+    runs, train = [], Trainer.train
+
+    def watched(trainer):
+        assert all(run() is None for run in runs)
+        runs.append(weakref.ref(trainer.model))
+        return train(trainer)
+
+    monkeypatch.setattr(Trainer, "train", watched)
+    finetune(ner(sentences))
+    assert len(runs) == 4
+
+
+def test_labels_that_the_drawn_examples_lack(finetune, sentences, tmp_path, capsys):
+    rare = write_lines(tmp_path / "rare.jsonl", [{"tokens": WORDS[:2], "ner_tags": ["B-RARE", "O"]}])
+    finetune(ner(sentences, train=[str(sentences), str(rare)], test=[str(rare)], max_train_examples=2), "seeds=[1]")
+    assert "2 examples; labels: O, B-LOC, B-PER, B-RARE\n" in capsys.readouterr().out
+
+
 def test_what_cannot_work_is_refused_before_anything_is_trained(finetune, sentences, tmp_path, capsys):
     with pytest.raises(DataError, match="no file matches nowhere/"):
         finetune(ner(sentences, test=["nowhere/*.jsonl"]))
@@ -200,8 +242,14 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(finetune, senten
         finetune(ner(sentences), "training.eval_strategy=epoch")
     with pytest.raises(RecipeError, match=r"models\.student: \S+ has no tokenizer"):
         finetune(ner(sentences), f"models.student={tmp_path / 'gone'}")
+    with pytest.raises(RecipeError, match="max_length: expected at most 64, as student takes; came 65"):
+        finetune(ner(sentences), "max_length=65")
     config = tmp_path / "student" / "tokenizer_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "model_max_length": 20}))
     with pytest.raises(RecipeError, match="max_length: expected at most 20"):
+        finetune(ner(sentences))
+    for file in (tmp_path / "student").glob("token*"):
+        file.unlink()  # transformers makes an empty tokenizer of that
+    with pytest.raises(RecipeError, match=r"models\.student: \S+ has no tokenizer that can be loaded"):
         finetune(ner(sentences))
     assert "train_runtime" not in capsys.readouterr().out

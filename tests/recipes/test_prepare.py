@@ -163,3 +163,16 @@ def test_a_card_tells_of_the_preparation(script, overrides, tmp_path):
     assert "All hyper-parameters" not in card
     write_page(tmp_path / "student", [own, prepared])
     assert Record.load(tmp_path / "student" / "prepare.json") == prepared
+
+
+def test_files_of_one_name_in_several_folders(script, tokenizer, tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text("\n".join(WORDS))
+    recipe = tmp_path / "lines.yaml"
+    recipe.write_text(yaml.safe_dump({"tokenizer": "t", "data": {"files": [f"{tmp_path}/?/*.txt"]}, "output_dir": "o"}))
+    prepare = [str(recipe), [f"tokenizer={tmp_path / 'tokenizer'}", f"output_dir={tmp_path / 'corpus'}"]]
+    script.main(*prepare)
+    (tmp_path / "x" / "a.txt").unlink()
+    with pytest.raises(DataError, match="prepared with another files"):
+        script.main(*prepare)

@@ -1,6 +1,7 @@
 """Every recipe is loaded as it is, and run for two steps with tiny models, through the scripts that users call."""
 
 import json
+import shutil
 
 import pytest
 import transformers
@@ -73,11 +74,28 @@ def test_checkpoints_are_gone_on_from_only_when_asked(tmp_path):
     distill.main(str(path), overrides)
     with pytest.raises(RecipeError, match="resume=true"):
         distill.main(str(path), overrides)
-    distill.main(str(path), [*overrides, "resume=true", "training.max_steps=3"])
+    changes = ["resume=true", "training.max_steps=3", "save_undistilled=true"]
+    distill.main(str(path), [*overrides, *changes])
     assert Record.load(tmp_path / "student" / "distillation.json").steps == 3
+    before = load_file(tmp_path / "student" / "undistilled" / "model.safetensors")
+    teacher = load_file(tmp_path / "teacher" / "model.safetensors")
+    (name,) = (name for name in before if name.endswith("encoder.layer.0.output.dense.weight"))
+    assert before[name].equal(teacher[name.removeprefix("bert.")])
 
 
 def test_missing_text_is_named(tmp_path):
     path = ROOT / "recipes" / "quickstart" / "distill.yaml"
     with pytest.raises(DataError, match="no file matches nothing/"):
         script("distill").main(str(path), [*distill_overrides(path, tmp_path), "data.files=['nothing/*.txt']"])
+
+
+def test_a_distillation_that_goes_on_ends_with_the_same_weights(tmp_path):
+    path = ROOT / "recipes" / "swedish_mbert" / "as_published.yaml"
+    words = [*distill_overrides(path, tmp_path), "training.save_steps=2", "training.max_steps=4"]
+    distill, folder = script("distill"), tmp_path / "student"
+    distill.main(str(path), words)
+    ends = load_file(folder / "model.safetensors")
+    shutil.rmtree(folder / "checkpoint-4")
+    distill.main(str(path), [*words, "resume=true"])
+    found = load_file(folder / "model.safetensors")
+    assert all(found[name].equal(ends[name]) for name in ends)

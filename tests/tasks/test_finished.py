@@ -1,4 +1,7 @@
+import json
+
 import pytest
+from conftest import tiny_config
 from datasets import Dataset
 from torch import nn
 
@@ -8,13 +11,16 @@ from distil_trainer.tasks.finished import changes, content_hash, depends_on, loa
 SCORES = {"test": {"f1": 0.1 + 0.2}}
 
 
-def depends(model, processes=1, data=("train",), **training):
-    return depends_on(model, dict.fromkeys(data, "x"), training, processes)
+def depends(model, processes=1, data=("train",), precision="no", **training):
+    launch = {"processes": processes, "mixed_precision": precision}
+    return depends_on(model, dict.fromkeys(data, "x"), training, launch)
 
 
 @pytest.fixture
 def model():
-    return nn.BatchNorm1d(2)  # with a buffer that has no dimension
+    model = nn.BatchNorm1d(2)  # with a buffer that has no dimension
+    model.config = tiny_config(id2label={0: "O", 1: "B-X"})
+    return model
 
 
 def test_scores_come_back_as_they_were(tmp_path, model):
@@ -26,15 +32,19 @@ def test_scores_come_back_as_they_were(tmp_path, model):
 
 
 def test_every_change_is_named(model):
-    before = {"scores": SCORES, "depends_on": depends(model, learning_rate=1e-5, optim_args=None, logging_steps=1)}
+    known = depends(model, learning_rate=1e-5, optim_args=None, logging_steps=1)
+    before = {"scores": SCORES, "depends_on": json.loads(json.dumps(known))}
     assert changes(before, depends(model, learning_rate=1e-5, optim_args=None, disable_tqdm=True)) == []
     assert changes(before, depends(model, learning_rate=2e-5)) == ["training.learning_rate"]
     assert changes(before, depends(model, 2, learning_rate=1e-5, seed=1)) == ["training.seed", "processes"]
     assert changes(before, depends(model)) == ["training.learning_rate"]
     assert changes(before, depends(model, data=["train", "test"], learning_rate=1e-5)) == ["data of test"]
     assert changes(before, depends(model, data=[], learning_rate=1e-5)) == []
+    assert changes(before, depends(model, precision="bf16", learning_rate=1e-5)) == ["mixed_precision"]
+    model.config.hidden_dropout_prob = 0.5
+    assert changes(before, depends(model, learning_rate=1e-5)) == ["config"]
     model.running_mean[0] = 1
-    assert changes(before, depends(model, learning_rate=1e-5)) == ["weights"]
+    assert changes(before, depends(model, learning_rate=1e-5)) == ["weights", "config"]
 
 
 def test_content_hash():

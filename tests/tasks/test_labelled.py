@@ -116,6 +116,11 @@ def test_types_of_class_ids_become_text():
     assert mapped.features["ner_tags"] == List(Value("string"))
 
 
+def test_an_unlabelled_split_has_no_types():
+    with pytest.raises(DataError, match="class ids from 0 to 1, got -1"):
+        map_types({"test": tagged([1, -1], features=NAMED)}, "ner_tags", rename={}, keep=["X"])
+
+
 @pytest.mark.parametrize(("rename", "keep"), [({"z": "X"}, None), ({}, ["a", "z"]), ({"a": "b"}, ["a"])])
 def test_types_that_do_not_occur_are_refused(rename, keep):
     with pytest.raises(DataError, match="expected entity types of"):

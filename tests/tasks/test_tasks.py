@@ -1,10 +1,10 @@
 import pytest
 import torch
 from conftest import tiny_config, tiny_model
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.models import BPE, WordLevel
+from tokenizers.pre_tokenizers import ByteLevel, Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     BertForMaskedLM,
@@ -62,6 +62,39 @@ def test_words_are_tagged(tokenizer):
     assert encoded["labels"][:] == [[-100, 0, 1, -100]]
 
 
+def tagged(tags, tokens=("a", "b")):
+    features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=TAGS))})
+    return Dataset.from_dict({"tokens": [["a", "b"], tokens], "tags": [[0, 1], tags]}, features=features)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (tagged([0, -1]), "expected class ids from 0 to 2, got -1"),  # Python would take it as the last of them
+        (tagged([0, None]), "got None"),
+        (tagged(None), "got None in row 1"),
+        (tagged([0, 1], None), "got None in row 1"),
+        (tagged([0, 1], ["a", None]), "got None in row 1"),
+    ],
+)
+def test_words_that_cannot_be_tagged(tokenizer, data, message):
+    assert WORDS.labels(data, "tags") == TAGS
+    with pytest.raises(DataError, match=message):
+        WORDS.encode(data, tokenizer, TAGS, ("tokens", "tags"), 8)
+
+
+@pytest.mark.parametrize("adds_space", [False, True])
+def test_words_are_the_tokens_that_they_are_in_a_text(adds_space):
+    """In the byte-level BPE of RoBERTa and ModernBERT a token at the beginning of a word holds the space before it."""
+    bytes_ = Tokenizer(BPE({"a": 0, "b": 1, "Ġ": 2, "Ġa": 3, "Ġb": 4, "ab": 5, "Ġab": 6}, [("Ġ", "a"), ("Ġa", "b")]))
+    bytes_.pre_tokenizer = ByteLevel(add_prefix_space=adds_space)
+    read = PreTrainedTokenizerFast(tokenizer_object=bytes_)
+    data = Dataset.from_dict({"tokens": [["ab", "a", "ab"]], "tags": [["O", "B-X", "O"]]})
+    encoded = WORDS.encode(data, read, TAGS, ("tokens", "tags"), 8)
+    assert encoded["input_ids"][0] == [6, 3, 6] == read(" ab a ab")["input_ids"]
+    assert encoded["labels"][0] == [0, 1, 0]
+
+
 def test_one_text_and_two(tokenizer):
     data = pairs(["yes", "no"])
     names = TEXTS.labels(data, "label")
@@ -101,6 +134,7 @@ def test_scores_are_numbers(tokenizer):
         (TEXTS, pairs(["x", None]), "got None in row 1"),
         (TEXTS, pairs(["x", "x"], two=["a", None]), "expected text under 'two', got None in row 1"),
         (NUMBERS, pairs([1.0, None]), "expected a number under 'label', got None in row 1"),
+        (NUMBERS, pairs([1.0, float("nan")]), "expected a number under 'label', got nan in row 1"),
         (NUMBERS, pairs(["1", "2"]), "expected a number under 'label', got '1' in row 0"),
     ],
 )
@@ -109,9 +143,9 @@ def test_rows_that_cannot_be_used(tokenizer, task, data, message):
         task.encode(data, tokenizer, [] if task is NUMBERS else ["x"], ("one", "two", "label"), 8)
 
 
-@pytest.mark.parametrize("labels", [[1.5, 2.0], ["a", None]])
+@pytest.mark.parametrize("labels", [[1.5, 2.0], ["a", None], ["a", "a"]])
 def test_what_is_no_class(labels):
-    with pytest.raises(DataError, match="expected a class"):
+    with pytest.raises(DataError, match=r"expected (a class|two classes)"):
         TEXTS.labels(pairs(labels), "label")
 
 
@@ -145,6 +179,14 @@ def test_heads_for_texts(saved):
     assert model.num_labels == 3
     model, _ = load_for_task(folder, NUMBERS, [])
     assert (model.num_labels, model.config.problem_type) == (1, "regression")
+
+
+@pytest.mark.parametrize(("problem", "size"), [("regression", 1), ("regression", 3), ("multi_label_classification", 3)])
+def test_classes_are_learned_as_classes_whatever_was_before(saved, problem, size):
+    folder = saved(BertForSequenceClassification, num_labels=size, problem_type=problem)
+    model, _ = load_for_task(folder, TEXTS, ["x", "y", "z"])
+    model(input_ids=torch.tensor([[2, 4], [2, 5]]), labels=torch.tensor([0, 2])).loss.backward()
+    assert model.config.problem_type == "single_label_classification"
 
 
 def head(model):

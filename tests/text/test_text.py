@@ -11,13 +11,14 @@ from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.utils.data import DataLoader
-from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast, TrainerState
 
 from distil_trainer.data import group_tokens, tokenize_text
 from distil_trainer.errors import DataError
 from distil_trainer.recipe import TextData
 from distil_trainer.record import Record
 from distil_trainer.text import read_text
+from distil_trainer.text.masking import MaskingCollator
 from distil_trainer.text.prepared import load_prepared, save_text
 
 WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda my".split()  # noqa: SIM905
@@ -118,6 +119,9 @@ def test_files_of_several_kinds(write, tokenizer):
     assert ids(read_text(recipe(*files), tokenizer, seed=0).train) == expected(tokenizer, lines)
     stream = read_text(recipe(*files, stream=True, shuffle_buffer=1), tokenizer, seed=0)
     assert ids(stream.train) == expected(tokenizer, lines)
+    assert ids(read_text(recipe(*files, f"{files[0][:-5]}*.txt"), tokenizer, seed=0).train) == expected(
+        tokenizer, lines
+    )
     with pytest.raises(DataError, match=r"either XML of Språkbanken or other files, got .*d\.xml and .*a\.txt"):
         read_text(recipe(*files, write("d.xml")), tokenizer, seed=0)
     with pytest.raises(DataError, match=r"expected XML .* for years and genres, .*a\.txt"):
@@ -314,3 +318,37 @@ def test_a_data_set_of_the_hub(write, tokenizer, tmp_path, monkeypatch, stream):
 def test_a_stream_can_be_sent_to_a_worker(write, tokenizer):
     stream = read_text(recipe(write("a.xml"), group=True, stream=True), tokenizer, seed=0).train
     assert ids(pickle.loads(pickle.dumps(stream))) == ids(stream)
+
+
+def test_a_stream_that_processes_cannot_share(write, tokenizer):
+    for settings in ({"group": True}, {"stream": True, "group": True}, {}):
+        read_text(recipe(write("a.txt"), **settings), tokenizer, seed=0, processes=2)
+    with pytest.raises(DataError, match=r"2 processes can share, got a stream of texts; set data\.group=true"):
+        read_text(recipe(write("a.txt"), stream=True), tokenizer, seed=0, processes=2)
+
+
+def masked(tokenizer, lines, *, seed=0, epoch=0.0):
+    collator = MaskingCollator(tokenizer, mlm_probability=0.5, seed=seed)
+    collator.on_epoch_begin(None, TrainerState(epoch=epoch), None)
+    return collator([tokenizer(line) for line in lines])["labels"].tolist()
+
+
+def test_masks_follow_from_the_seed_the_epoch_and_the_batch(tokenizer):
+    batch, *others = LINES[:8], LINES[8:16]
+    first = masked(tokenizer, batch)
+    masked(tokenizer, *others)
+    assert masked(tokenizer, batch) == masked(tokenizer, batch, epoch=0.9) == first
+    assert masked(tokenizer, batch, seed=1) != first
+    assert masked(tokenizer, batch, epoch=1.0) != first
+    assert masked(tokenizer, [*batch[:7], LINES[9]])[:7] != first[:7]
+
+
+def test_workers_that_live_on_learn_of_the_epoch(tokenizer):
+    collator = MaskingCollator(tokenizer, mlm_probability=0.5, seed=0)
+    loader = DataLoader(
+        [tokenizer(line) for line in LINES[:8]], 8, collate_fn=collator, num_workers=1, persistent_workers=True
+    )
+    for epoch in (0, 1):
+        collator.on_epoch_begin(None, TrainerState(epoch=epoch), None)
+        (batch,) = loader
+        assert batch["labels"].tolist() == masked(tokenizer, LINES[:8], epoch=epoch)
