@@ -1,18 +1,28 @@
-"""Whether a student and a teacher can be compared as the alignments ask: settled before any training step."""
+"""Whether a student and a teacher can be compared as asked, and trained as launched: settled before any step."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
+from transformers import TrainingArguments
 
 from distil_trainer.alignment import Alignment, check_alignments
-from distil_trainer.errors import AlignmentError
+from distil_trainer.errors import AlignmentError, TrainingSetupError
 
 _SIZES = {
     "hidden_states": ("hidden_size", "widths must be equal, because the two are subtracted"),
     "attention_probs": ("num_attention_heads", "head counts must be equal, because heads are compared one by one"),
     "attention_scores": ("num_attention_heads", "head counts must be equal, because heads are compared one by one"),
 }
+
+
+def refuse_data_parallel(args: TrainingArguments) -> None:
+    """Raises TrainingSetupError where Trainer would use `nn.DataParallel`, whose copies of a model share no hooks."""
+    if args.n_gpu > 1:
+        raise TrainingSetupError(
+            f"{args.n_gpu} GPUs are visible but one process runs, which means nn.DataParallel. Start one process a GPU "
+            "with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one GPU."
+        )
 
 
 def check_pair(student: nn.Module, teacher: nn.Module, alignments: Sequence[Alignment]) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import nn
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.integrations import CodeCarbonCallback
 from transformers.trainer_pt_utils import AcceleratorConfig
 
@@ -122,6 +122,37 @@ def changed_arguments(args: TrainingArguments) -> dict[str, Any]:
         name: value
         for name, value in all_arguments(args).items()
         if value != defaults[name] and (value or defaults[name])  # None, False and "" alike mean that it is not set
+    }
+
+
+def settings_facts(args: TrainingArguments) -> dict[str, Any]:
+    """The arguments of a run, as fields of `Record`."""
+    return {"hyperparameters": changed_arguments(args), "arguments": all_arguments(args)}
+
+
+def training_facts(trainer: Trainer) -> dict[str, Any]:
+    """What any trainer tells after `train()`, as fields of `Record`: how it was set, how long it ran, how it went."""
+    state = trainer.state
+    runtimes = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
+    return {
+        **settings_facts(trainer.args),
+        "seconds": runtimes[-1] if runtimes else None,
+        "steps": state.global_step,
+        "tokens": int(state.num_input_tokens_seen) or None,
+        "loss_curve": loss_curve(state.log_history),
+        "peak_memory_gib": peak_memory_gib(),
+        "seeds": (trainer.args.seed,),
+    }
+
+
+def process_facts() -> dict[str, Any]:
+    """What this process knows of itself, as fields of `Record`: where, when, with what and how it was called."""
+    return {
+        "versions": versions(),
+        "hardware": hardware(),
+        "date": now(),
+        "command": command(),
+        "git_commit": git_commit(),
     }
 
 

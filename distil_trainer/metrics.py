@@ -27,6 +27,10 @@ class _Metric(evaluate.Metric):
     That is needed for evaluate's `num_process`; Trainer gathers predictions itself and needs neither.
     """
 
+    _about: str
+    _item: Any  # the type of one prediction, and of one reference
+    _urls: Sequence[str] = ()
+
     def __init__(self, *, cache_dir: str | None = None, **kwargs: Any) -> None:
         """Take the options of `evaluate.EvaluationModule`; none is needed."""
         if cache_dir:
@@ -35,6 +39,14 @@ class _Metric(evaluate.Metric):
         # evaluate makes a folder even when it keeps everything in memory
         with tempfile.TemporaryDirectory() as scratch:
             super().__init__(cache_dir=scratch, keep_in_memory=True, **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=self._about,
+            citation="",
+            features=datasets.Features({"predictions": self._item, "references": self._item}),
+            reference_urls=list(self._urls),
+        )
 
 
 class SeqEval(_Metric):
@@ -46,14 +58,9 @@ class SeqEval(_Metric):
     true entities). A type that is never predicted, or never present, scores 0.
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        tags = datasets.List(datasets.Value("string"))
-        return evaluate.MetricInfo(
-            description="Precision, recall and F1 of the entities in sequences of BIO tags, by seqeval.",
-            citation="",
-            features=datasets.Features({"predictions": tags, "references": tags}),
-            reference_urls=["https://github.com/chakki-works/seqeval"],
-        )
+    _about = "Precision, recall and F1 of the entities in sequences of BIO tags, by seqeval."
+    _item = datasets.List(datasets.Value("string"))
+    _urls = ("https://github.com/chakki-works/seqeval",)
 
     def _compute(self, predictions: list[list[str]], references: list[list[str]]) -> dict[str, Any]:
         for number, (predicted, true) in enumerate(zip(predictions, references, strict=True)):
@@ -94,13 +101,8 @@ class Classes(_Metric):
     `macro_f1`. A class counts for macro F1 when it is predicted or present; when it is only one of both its F1 is 0.
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        number = datasets.Value("int64")
-        return evaluate.MetricInfo(
-            description="Accuracy and macro F1 of classes.",
-            citation="",
-            features=datasets.Features({"predictions": number, "references": number}),
-        )
+    _about = "Accuracy and macro F1 of classes."
+    _item = datasets.Value("int64")
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
         predicted, true = np.asarray(predictions), np.asarray(references)
@@ -118,13 +120,8 @@ class Spearman(_Metric):
     one of them is the same number throughout.
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        number = datasets.Value("float64")
-        return evaluate.MetricInfo(
-            description="Spearman's rank correlation.",
-            citation="",
-            features=datasets.Features({"predictions": number, "references": number}),
-        )
+    _about = "Spearman's rank correlation."
+    _item = datasets.Value("float64")
 
     def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
         if not (np.isfinite(predictions).all() and np.isfinite(references).all()):

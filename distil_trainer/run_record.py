@@ -7,19 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from distil_trainer.facts import (
     alignment_facts,
-    all_arguments,
     cached_folder,
-    changed_arguments,
-    command,
-    git_commit,
-    hardware,
     hub_id,
-    loss_curve,
     measured_emissions,
     model_facts,
-    now,
-    peak_memory_gib,
-    versions,
+    process_facts,
+    training_facts,
 )
 from distil_trainer.record import DataFacts, Provenance, Record, SpeedFacts
 
@@ -49,10 +42,10 @@ def record_run(
         folder: where the student was saved, for its size on disk.
         speed: of teacher and student, as `measure_speeds` gives it.
     """
-    state = trainer.state
+    trained = training_facts(trainer)
     hub_name = trainer.hub_model_id.split("/")[-1] if trainer.hub_model_id else None
     known = {"name": hub_name or Path(str(trainer.args.output_dir)).absolute().name, **(student or {})}
-    runtimes = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
+    is_over = trained["seconds"] is not None  # before, the weights are those of the last step, not of the best
     return Record(
         stage="distill",
         student=model_facts(trainer.model, folder=folder, **known),
@@ -65,23 +58,11 @@ def record_run(
         teacher_dtype=str(trainer.teacher.model.dtype).removeprefix("torch.") if trainer.teacher is not None else None,
         never_trained=_never_trained(trainer),
         data=tuple(data),
-        hyperparameters=changed_arguments(trainer.args),
-        arguments=all_arguments(trainer.args),
-        versions=versions(),
-        hardware=hardware(),
-        date=now(),
-        seconds=runtimes[-1] if runtimes else None,
-        steps=state.global_step,
-        tokens=int(state.num_input_tokens_seen) or None,
-        peak_memory_gib=peak_memory_gib(),
         emissions=measured_emissions(trainer.callback_handler.callbacks),
-        loss_curve=loss_curve(state.log_history),
-        # Before the end of training, the weights are those of the last step, too.
-        best_step=state.best_global_step if runtimes and trainer.args.load_best_model_at_end else None,
-        command=command(),
-        git_commit=git_commit(),
-        seeds=(trainer.args.seed,),
+        best_step=trainer.state.best_global_step if is_over and trainer.args.load_best_model_at_end else None,
         speed={role: tuple(facts) for role, facts in (speed or {}).items()},
+        **trained,
+        **process_facts(),
     )
 
 

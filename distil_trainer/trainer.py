@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from distil_trainer.alignment import Alignment, check_alignments
 from distil_trainer.balance import GradientBalance, shared_layer
-from distil_trainer.compatibility import check_pair
+from distil_trainer.compatibility import check_pair, refuse_data_parallel
 from distil_trainer.errors import TrainingSetupError
 from distil_trainer.features import FeatureReader, Features
 from distil_trainer.head import HeadRows
@@ -111,11 +111,7 @@ class DistillationTrainer(PushingTrainer):
                 "balance_terms and torch_compile out."
             )
         if teacher_model is not None and self.alignments:
-            if self.args.n_gpu > 1:
-                raise TrainingSetupError(
-                    f"{self.args.n_gpu} GPUs are visible but one process runs, which means nn.DataParallel. Start one "
-                    "process a GPU with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one GPU."
-                )
+            refuse_data_parallel(self.args)
             if isinstance(teacher_model, str):
                 teacher_model = load_teacher(teacher_model, like=self.model, alignments=self.alignments)
                 teacher_dtype = teacher_dtype or fast_dtype(self.args.device)

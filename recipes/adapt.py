@@ -14,20 +14,10 @@ from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
 from distil_trainer import Record
+from distil_trainer.compatibility import refuse_data_parallel
 from distil_trainer.data import IGNORED_LABEL
-from distil_trainer.errors import RecipeError, TrainingSetupError
-from distil_trainer.facts import (
-    all_arguments,
-    changed_arguments,
-    command,
-    git_commit,
-    hardware,
-    loss_curve,
-    model_facts,
-    now,
-    peak_memory_gib,
-    versions,
-)
+from distil_trainer.errors import RecipeError
+from distil_trainer.facts import model_facts, process_facts, training_facts
 from distil_trainer.head import LanguageModelHead
 from distil_trainer.recipe import AdaptRecipe, known_facts, load_model, load_recipe, load_tokenizer, newest_checkpoint
 from distil_trainer.record import DataFacts, Evaluation
@@ -42,13 +32,9 @@ def main(path: str, overrides: list[str]) -> None:
     recipe = load_recipe(AdaptRecipe, path, overrides)
     checkpoint = newest_checkpoint(recipe)
     args = TrainingArguments(output_dir=recipe.output_dir, **recipe.training)
-    if args.n_gpu > 1:
-        raise TrainingSetupError(
-            f"{args.n_gpu} GPUs are visible but one process runs, which means nn.DataParallel. Start one process a GPU "
-            "with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one GPU."
-        )
+    refuse_data_parallel(args)
     set_seed(args.seed)
-    tokenizer = load_tokenizer(recipe.model)
+    tokenizer = load_tokenizer(recipe.model.name, recipe.model.revision)
     with args.main_process_first(desc="preparing the text"):
         text = read_text(recipe.data, tokenizer, seed=args.seed, processes=args.world_size)
     whole = load_model(recipe.model, from_scratch=recipe.from_scratch)
@@ -146,8 +132,6 @@ def trained_part(whole: Any, recipe: AdaptRecipe) -> Any:
 
 def record_of(recipe: AdaptRecipe, trainer: Trainer, whole: Any, data: DataFacts, loss: float) -> Record:
     """What was trained, on what, how, and how good it is."""
-    state = trainer.state
-    runtimes = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
     known = known_facts(recipe.model)
     known["name"] = recipe.model.title or Path(recipe.output_dir).absolute().name
     known.pop("revision", None)  # of the model that it was before
@@ -166,20 +150,9 @@ def record_of(recipe: AdaptRecipe, trainer: Trainer, whole: Any, data: DataFacts
         stage="adapt",
         teacher=model_facts(whole, folder=recipe.output_dir, **known),
         data=(data,),
-        hyperparameters=changed_arguments(trainer.args),
-        arguments=all_arguments(trainer.args),
-        versions=versions(),
-        hardware=hardware(),
-        date=now(),
-        seconds=runtimes[-1] if runtimes else None,
-        steps=state.global_step,
-        tokens=int(state.num_input_tokens_seen) or None,
-        peak_memory_gib=peak_memory_gib(),
-        loss_curve=loss_curve(state.log_history),
-        command=command(),
-        git_commit=git_commit(),
-        seeds=(trainer.args.seed,),
         evaluations=(score,) if math.isfinite(loss) else (),
+        **training_facts(trainer),
+        **process_facts(),
     )
 
 

@@ -36,7 +36,7 @@ def main(path: str, overrides: list[str]) -> None:
     folder = Path(recipe.output_dir)
     args = TrainingArguments(output_dir=recipe.output_dir, **recipe.training)
     set_seed(args.seed)
-    tokenizer = load_tokenizer(recipe.teacher)
+    tokenizer = load_tokenizer(recipe.teacher.name, recipe.teacher.revision)
     with args.main_process_first(desc="preparing the text"):
         text = read_text(recipe.data, tokenizer, seed=args.seed, processes=args.world_size)
     teacher = load_model(recipe.teacher)

@@ -16,22 +16,12 @@ import torch
 from accelerate.state import PartialState
 from datasets import Dataset
 from torch.utils.data import Sampler
-from transformers import AutoTokenizer, PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from distil_trainer.errors import DataError, RecipeError
-from distil_trainer.facts import (
-    all_arguments,
-    changed_arguments,
-    command,
-    git_commit,
-    hardware,
-    model_facts,
-    now,
-    peak_memory_gib,
-    versions,
-)
-from distil_trainer.recipe import FinetuneRecipe, load_recipe, model_path
+from distil_trainer.facts import model_facts, peak_memory_gib, process_facts, settings_facts
+from distil_trainer.recipe import FinetuneRecipe, load_recipe, load_tokenizer, model_path
 from distil_trainer.record import Evaluation, Record
 from distil_trainer.speed import measure_speeds
 from distil_trainer.tasks import TASKS, load_for_task
@@ -156,12 +146,9 @@ def encode(recipe: FinetuneRecipe, splits: dict[str, Split], names: list[str]) -
     encoded: dict[Any, Encoded] = {}
     for role, source in recipe.models.items():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(model_path(source))
-            if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
-                raise ValueError("of its files none is there.")  # transformers makes an empty one
-        except (OSError, ValueError) as error:
-            where = f"models.{role}: {source} has no tokenizer that can be loaded"
-            raise RecipeError(f"{where}: {error} Give a folder with its tokenizer beside it, or a Hub id.") from error
+            tokenizer = load_tokenizer(source)
+        except RecipeError as error:
+            raise RecipeError(f"models.{role}: {error}") from error
         check_length(recipe, role, tokenizer.model_max_length)
         key = role if not tokenizer.is_fast else f"{tokenizer.backend_tokenizer.to_str()}{tokenizer.model_input_names}"
         if key not in by_tokenizer:
@@ -238,14 +225,7 @@ def record_of(
     return Record(
         stage="finetune",
         data=tuple(split.facts for split in splits.values()),
-        hyperparameters=changed_arguments(args),
-        arguments=all_arguments(args),
-        versions=versions(),
-        hardware=hardware(),
-        date=now(),
         peak_memory_gib=peak_memory_gib(),
-        command=command(),
-        git_commit=git_commit(),
         seeds=recipe.seeds,
         evaluations=tuple(
             evaluation(recipe, splits[key], metric, role, {seed: found[key][metric] for seed, found in runs.items()})
@@ -254,6 +234,8 @@ def record_of(
             for metric in TASKS[recipe.task].scores
             for role, runs in scores.items()
         ),
+        **settings_facts(args),
+        **process_facts(),
     )
 
 

@@ -20,8 +20,8 @@ from accelerate.state import PartialState
 from distil_trainer import Record
 from distil_trainer.data import find_files
 from distil_trainer.errors import DataError
-from distil_trainer.facts import command, git_commit, hardware, now, versions
-from distil_trainer.recipe import PrepareRecipe, TeacherSource, TextData, load_recipe, load_tokenizer
+from distil_trainer.facts import process_facts
+from distil_trainer.recipe import PrepareRecipe, TextData, load_recipe, load_tokenizer
 from distil_trainer.text import read_text
 from distil_trainer.text.prepared import check_new, load_prepared, prepared_record, save_text
 
@@ -40,7 +40,7 @@ def main(path: str, overrides: list[str]) -> None:
         return
     started = time.perf_counter()
     settings = settings_of(recipe)
-    tokenizer = load_tokenizer(TeacherSource(name=recipe.tokenizer, revision=recipe.tokenizer_revision))
+    tokenizer = load_tokenizer(recipe.tokenizer, recipe.tokenizer_revision)
     if is_prepared(recipe.output_dir, settings):
         load_prepared(recipe.output_dir, tokenizer)  # raises if it cannot be read, or is of another tokenizer
         print(f"{recipe.output_dir} holds this text already.")
@@ -50,13 +50,9 @@ def main(path: str, overrides: list[str]) -> None:
         stage="prepare",
         data=(text.facts,),
         arguments=settings,
-        versions=versions(),
-        hardware=hardware(),
-        date=now(),
         seconds=time.perf_counter() - started,
         tokens=text.facts.tokens,
-        command=command(),
-        git_commit=git_commit(),
+        **process_facts(),
     )
     save_text(text, tokenizer, recipe.output_dir, record)
     if text.facts.counts:

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, PreTrainedModel, TrainingArguments, set_seed
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments, set_seed
 
 VOCABULARY = 99
 
@@ -58,6 +59,18 @@ def pad_batch(examples: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tenso
         key: torch.tensor([ex[key] + [-100 if key == "labels" else 0] * (longest - len(ex[key])) for ex in examples])
         for key in examples[0]
     }
+
+
+def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer that knows these words, each a token, between [CLS] and [SEP]."""
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="[MASK]", **special)
 
 
 def flat_weights(model: torch.nn.Module) -> torch.Tensor:

@@ -96,9 +96,22 @@ class StudentSpec:
         )
 
 
-def load_tokenizer(source: TeacherSource) -> Any:
-    """The tokenizer that lies beside the model."""
-    return AutoTokenizer.from_pretrained(model_path(source.name), revision=source.revision or "main")
+def load_tokenizer(name: str, revision: str | None = None) -> Any:
+    """The tokenizer that lies beside the model of this name.
+
+    Raises:
+        RecipeError: there is none, or it cannot be loaded.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_path(name), revision=revision or "main")
+        if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+            raise ValueError("of its files none is there.")  # transformers makes an empty one
+    except (OSError, ValueError) as error:
+        raise RecipeError(
+            f"{name} has no tokenizer that can be loaded: {error} Give a folder with its tokenizer beside it, or a Hub "
+            "id."
+        ) from error
+    return tokenizer
 
 
 def load_model(source: TeacherSource, model_class: str | None = None, *, from_scratch: bool = False) -> Any:

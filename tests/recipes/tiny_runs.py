@@ -4,9 +4,8 @@ import importlib.util
 import json
 from pathlib import Path
 
-from conftest import tiny_config
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertModel, PreTrainedTokenizerFast, set_seed
+from conftest import tiny_config, word_tokenizer
+from transformers import BertModel, set_seed
 
 from distil_trainer.recipe.strict import read_tree
 
@@ -29,14 +28,7 @@ def script(name):
 
 
 def tokenizer():
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="[MASK]", **special)
+    return word_tokenizer(WORDS)
 
 
 def save_model(folder, model_class=BertModel, blocks=6):

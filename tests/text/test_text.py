@@ -6,12 +6,13 @@ import pickle
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import word_tokenizer
 from corpora.corpus_files import corpus, text, w
 from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import pre_tokenizers
 from torch.utils.data import DataLoader
-from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast, TrainerState
+from transformers import DataCollatorForLanguageModeling, TrainerState
 
 from distil_trainer.data import group_tokens, tokenize_text
 from distil_trainer.errors import DataError
@@ -26,20 +27,9 @@ LINES = [" ".join(WORDS[i % 7 : i % 7 + 1 + i % 5]) for i in range(30)]
 KINDS = ["a.txt", "a.txt.gz", "a.jsonl", "a.jsonl.gz", "a.parquet", "a.xml", "a.xml.bz2", "a.xml.gz"]
 
 
-def make_tokenizer(words=WORDS):
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="[MASK]", **special)
-
-
 @pytest.fixture
 def tokenizer():
-    return make_tokenizer()
+    return word_tokenizer(WORDS)
 
 
 @pytest.fixture(autouse=True)
@@ -176,12 +166,12 @@ def test_the_second_reading_is_from_the_cache(write, cache, name):
     def files():
         return {path: path.stat().st_mtime_ns for path in cache.rglob("*.arrow")}
 
-    first, before = read_text(data, make_tokenizer(), seed=0), files()
-    second = read_text(data, make_tokenizer(), seed=0)
+    first, before = read_text(data, word_tokenizer(WORDS), seed=0), files()
+    second = read_text(data, word_tokenizer(WORDS), seed=0)
     assert files() == before
     assert second.facts == first.facts
     assert ids(second.train) == ids(first.train)
-    read_text(data, make_tokenizer([*WORDS, "more"]), seed=0)
+    read_text(data, word_tokenizer([*WORDS, "more"]), seed=0)
     assert files() != before
 
 
@@ -252,7 +242,10 @@ def test_prepared_rows(write, tokenizer, tmp_path):
     folder.parent.mkdir()
     save_text(text, tokenizer, folder, Record(stage="prepare", data=(text.facts,)))
     assert {path.name for path in folder.parent.iterdir()} == {"prepared"}
-    for read in (load_prepared(folder, make_tokenizer()), read_text(TextData(prepared=str(folder)), tokenizer, seed=0)):
+    for read in (
+        load_prepared(folder, word_tokenizer(WORDS)),
+        read_text(TextData(prepared=str(folder)), tokenizer, seed=0),
+    ):
         assert ids(read.train) == ids(text.train)
         assert ids(read.validation) == ids(text.validation)
         assert read.facts == text.facts
@@ -265,7 +258,7 @@ def test_prepared_rows(write, tokenizer, tmp_path):
 def test_prepared_rows_of_another_tokenizer(write, tokenizer, tmp_path):
     text = read_text(recipe(write("a.txt")), tokenizer, seed=0)
     save_text(text, tokenizer, tmp_path / "prepared", Record(stage="prepare", data=(text.facts,)))
-    longer, other_rules = make_tokenizer([*WORDS, "more"]), make_tokenizer()
+    longer, other_rules = word_tokenizer([*WORDS, "more"]), word_tokenizer(WORDS)
     other_rules.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     for wrong in (longer, other_rules):
         with pytest.raises(DataError, match=r"was prepared with, .* of 17 tokens, got .*; prepare the text again"):
