@@ -94,6 +94,7 @@ def render_card(
             training=training,
             tuning=tuning,
             tuned_alike=_tuned_alike(records),
+            taught=sorted({role for r in records for role in r.taught}),
             evaluation_data=_unique(d for r in records for d in r.data if d.role == "evaluation"),
             training_languages=sorted({code for d in training for code in d.language}),
             method=method,

@@ -22,21 +22,25 @@ def comparable_settings(record: Record) -> dict[str, Any]:
 
 
 def _tuned(record: Record) -> dict[str, Any]:
-    """What scores of two fine-tuning runs must share to be compared: the hyper-parameters, and the data."""
+    """What scores of two fine-tuning runs must share to be compared: hyper-parameters, data, who was taught."""
     data = [
         " ".join([d.name, *filter(None, [d.config, d.split]), *([] if d.examples is None else [f"({d.examples:,})"])])
         for d in record.data
         if d.role == "train"
     ]
-    return comparable_settings(record) | ({_TUNED_ON: "; ".join(data)} if data else {})
+    lesson = {"taught": f"{', '.join(record.taught)}: {', '.join(a.name for a in record.alignments)}"}
+    return (
+        comparable_settings(record) | ({_TUNED_ON: "; ".join(data)} if data else {}) | (lesson if record.taught else {})
+    )
 
 
 def compare_scores(records: Sequence[Record]) -> list[dict[str, Any]]:
     """A row for each data set, metric and way of fine-tuning: the scores by role, and what they give when compared.
 
-    Scores from fine-tuning runs meet in one row only if the runs had the same hyper-parameters and training data, and
-    are compared only if they had the same seeds: anything else would be no retention. Where rows differ by these alone,
-    "settings" names those that differ. It also names the training data where the scores are of another data set.
+    Scores from fine-tuning runs meet in one row only if the runs had the same hyper-parameters, training data and
+    lessons from the teacher, and are compared only if they had the same seeds: anything else would be no retention.
+    Where rows differ by these alone, "settings" names those that differ. It also names the training data where the
+    scores are of another data set.
     """
     rows: dict[str, dict[str, Evaluation]] = {}
     settings: dict[str, dict[str, Any]] = {}

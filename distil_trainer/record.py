@@ -203,6 +203,7 @@ class Record(CheckedFields):
         student, teacher, provenance: the two models, and how the first came from the second.
         method: name of the published recipe, a function of `methods`; None for alignments of one's own.
         alignments, task_weight: the terms of the loss, and the weight of the student's own loss on labels.
+        taught: roles that learned the alignments on the task, from the teacher fine-tuned with the same seed.
         balanced: whether the terms were given gradients of the same norm.
         teacher_dtype: what the teacher computed in, as torch calls it.
         never_trained: parameter name -> its share of the student's parameters. Empty: all were trained.
@@ -227,6 +228,7 @@ class Record(CheckedFields):
     method: str | None = None
     alignments: tuple[AlignmentFacts, ...] = ()
     task_weight: float | None = None
+    taught: tuple[Role, ...] = ()
     balanced: bool | None = None
     teacher_dtype: str | None = None
     never_trained: dict[str, float] | None = None

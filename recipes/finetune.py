@@ -2,13 +2,14 @@
 
     accelerate launch recipes/finetune.py RECIPE.yaml [key=value ...]
 
-Every model is trained once a seed on the same data in the same order. The models' speed is measured in turns. The
-scores of each finished run are kept: after an interruption, `resume=true` trains only what is missing.
+Every model is trained once a seed on the same data in the same order. With `task_stage` some also learn from the
+teacher that was fine-tuned with the same seed (task-specific distillation). The models' speed is measured in turns.
+The scores of each finished run are kept: after an interruption, `resume=true` trains only what is missing.
 """
 
 import gc
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,23 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from distil_trainer.errors import DataError, RecipeError
-from distil_trainer.facts import model_facts, peak_memory_gib, process_facts, settings_facts
-from distil_trainer.recipe import FinetuneRecipe, load_recipe, load_tokenizer, model_path
+from distil_trainer import DistillationTrainer
+from distil_trainer.compatibility import check_pair
+from distil_trainer.errors import AlignmentError, DataError, RecipeError
+from distil_trainer.facts import alignment_facts, model_facts, peak_memory_gib, process_facts, settings_facts
+from distil_trainer.recipe import FinetuneRecipe, TaskStage, load_recipe, load_tokenizer, model_path
 from distil_trainer.record import Evaluation, Record
 from distil_trainer.speed import measure_speeds
 from distil_trainer.tasks import TASKS, load_for_task
-from distil_trainer.tasks.finished import Scores, changes, content_hash, depends_on, load_scores, save_scores
+from distil_trainer.tasks.finished import (
+    Scores,
+    changes,
+    content_hash,
+    depends_on,
+    load_scores,
+    save_scores,
+    weights_hash,
+)
 from distil_trainer.tasks.splits import Split, read_splits, sampled
 
 RECORD = "finetune.json"
@@ -56,6 +67,10 @@ class SameOrder(Trainer):
         return sampler
 
 
+class TaughtInSameOrder(SameOrder, DistillationTrainer):
+    """A DistillationTrainer that does the same."""
+
+
 def main(path: str, overrides: list[str]) -> None:
     """All runs, then the table and the record."""
     recipe = load_recipe(FinetuneRecipe, path, overrides)
@@ -69,20 +84,26 @@ def main(path: str, overrides: list[str]) -> None:
         encoded = encode(recipe, splits, names)
     say(f"{len(splits['train'].rows)} examples; labels: {', '.join(names) or 'a number'}")
     models: dict[Any, Any] = {}
-    for role in recipe.models:  # all of them, before the first is trained
+    roles = sorted(recipe.models, key=lambda role: role != "teacher")  # the teacher first: others may learn from it
+    for role in roles:  # all of them, before the first is trained
         models[role], new = load(recipe, role, recipe.seeds[0], names)
         check_length(recipe, role, model_facts(models[role], name=role).max_length)
         say(f"{role}: {recipe.models[role]}; starts from random weights: {', '.join(new) or 'none'}", flush=True)
         models[role].to(args.device)
+    check_task_stage(recipe.task_stage, models, encoded)
     speed = measure_speeds(models, length=min(recipe.max_length, 128)) if args.process_index == 0 else {}
     models.clear()
 
-    scores: dict[Any, dict[int, Scores]] = {role: {} for role in recipe.models}
+    scores: dict[Any, dict[int, Scores]] = {role: {} for role in roles}
     launch = {"processes": args.world_size, "mixed_precision": args.mixed_precision}
     for seed in recipe.seeds:
-        for role in recipe.models:
+        for role in roles:
             model, _ = load(recipe, role, seed, names)
-            depends = depends_on(model, encoded[role].hashes, recipe.training, launch)
+            teacher = teacher_of(recipe, role, seed)
+            others: dict[str, Any] = dict(launch)
+            if recipe.task_stage and teacher is not None:
+                others |= {"task_stage": asdict(recipe.task_stage), "teacher": weights_hash(teacher)}
+            depends = depends_on(model, encoded[role].hashes, recipe.training, others)
             run, file = f"{role}, seed {seed}", score_file(recipe, role, seed)
             if file in finished:
                 changed = changes(finished[file], depends)
@@ -93,8 +114,8 @@ def main(path: str, overrides: list[str]) -> None:
                     say(f"{run}: {said(recipe, scores[role][seed])}, taken over from {file}", flush=True)
                     continue
                 say(f"{run}: trained again; this is not as it was for {file}: {', '.join(changed)}", flush=True)
-            trainer = finetune(recipe, role, seed, model, encoded[role], names)
-            del model
+            trainer = finetune(recipe, role, seed, model, encoded[role], names, teacher)
+            del model, teacher
             scores[role][seed] = score(recipe, trainer, encoded[role])
             if recipe.save_models:
                 trainer.save_model(str(folder_of(recipe, role, seed)))
@@ -185,20 +206,50 @@ def load(recipe: FinetuneRecipe, role: Any, seed: int, names: list[str]) -> tupl
     return load_for_task(model_path(recipe.models[role]), TASKS[recipe.task], names)
 
 
+def check_task_stage(stage: TaskStage | None, models: dict[Any, Any], encoded: dict[Any, Encoded]) -> None:
+    """Raise RecipeError when one of the models cannot learn from the teacher what `task_stage` says."""
+    if stage is None:
+        return
+    for role in stage.roles:
+        try:
+            check_pair(models[role], models["teacher"], stage.alignments)
+        except AlignmentError as error:
+            raise RecipeError(f"task_stage: {role}: {error}") from error
+        if encoded[role].hashes != encoded["teacher"].hashes:
+            raise RecipeError(f"task_stage: expected the teacher's tokens; the tokenizer of {role} gives others.")
+
+
+def teacher_of(recipe: FinetuneRecipe, role: str, seed: int) -> PreTrainedModel | None:
+    """The fine-tuned model that teaches this run, if one does."""
+    if recipe.task_stage is None or role not in recipe.task_stage.roles:
+        return None
+    folder = folder_of(recipe, "teacher", seed)
+    return TASKS[recipe.task].model_class.from_pretrained(folder, use_safetensors=True)
+
+
 def finetune(
-    recipe: FinetuneRecipe, role: str, seed: int, model: PreTrainedModel, data: Encoded, names: list[str]
+    recipe: FinetuneRecipe,
+    role: str,
+    seed: int,
+    model: PreTrainedModel,
+    data: Encoded,
+    names: list[str],
+    teacher: PreTrainedModel | None,
 ) -> Trainer:
-    """One model, fine-tuned with one seed."""
-    task = TASKS[recipe.task]
-    trainer = SameOrder(
-        model=model,
-        args=arguments(recipe, role, seed),
-        train_dataset=data.splits["train"],
-        eval_dataset=data.splits.get("validation"),
-        data_collator=task.collator(data.tokenizer),
-        processing_class=data.tokenizer,
-        compute_metrics=task.metrics(names),
-    )
+    """One model, fine-tuned with one seed, by its labels alone or by a teacher, too."""
+    task, stage = TASKS[recipe.task], recipe.task_stage
+    options: dict[str, Any] = {
+        "model": model,
+        "args": arguments(recipe, role, seed),
+        "train_dataset": data.splits["train"],
+        "eval_dataset": data.splits.get("validation"),
+        "data_collator": task.collator(data.tokenizer),
+        "processing_class": data.tokenizer,
+        "compute_metrics": task.metrics(names),
+    }
+    if teacher is not None and stage is not None:
+        options |= {"teacher_model": teacher, "alignments": stage.alignments, "task_weight": stage.task_weight}
+    trainer = SameOrder(**options) if teacher is None else TaughtInSameOrder(**options)
     trainer.train()
     return trainer
 
@@ -222,11 +273,15 @@ def record_of(
     recipe: FinetuneRecipe, args: TrainingArguments, splits: dict[str, Split], scores: dict[Any, dict[int, Scores]]
 ) -> Record:
     """Scores of all models and seeds, and how they were reached."""
+    stage = recipe.task_stage
     return Record(
         stage="finetune",
         data=tuple(split.facts for split in splits.values()),
         peak_memory_gib=peak_memory_gib(),
         seeds=recipe.seeds,
+        taught=stage.roles if stage else (),
+        alignments=alignment_facts(stage.alignments) if stage else (),
+        task_weight=stage.task_weight if stage else None,
         evaluations=tuple(
             evaluation(recipe, splits[key], metric, role, {seed: found[key][metric] for seed, found in runs.items()})
             for key in splits

@@ -10,6 +10,7 @@ from distil_trainer.recipe.stages import (
     FinetuneRecipe,
     PrepareRecipe,
     PublishRecipe,
+    TaskStage,
     newest_checkpoint,
 )
 from distil_trainer.recipe.strict import load_recipe
@@ -25,6 +26,7 @@ __all__ = [
     "ScoredData",
     "StudentSpec",
     "TaskData",
+    "TaskStage",
     "TeacherSource",
     "TextData",
     "known_facts",

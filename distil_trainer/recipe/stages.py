@@ -120,6 +120,29 @@ class DistillRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskStage:
+    """Task-specific distillation: the teacher that was fine-tuned with the same seed teaches while others are.
+
+    Attributes:
+        roles: who learns from it.
+        alignments: what is compared on the batches of the task, each with the fields of `distil_trainer.Alignment`.
+        task_weight: weight of the labels themselves.
+
+    Source: TinyBERT (arXiv 1909.10351) section 3.2, which has it in two steps: layers, then logits.
+    """
+
+    roles: tuple[Literal["student", "undistilled"], ...] = ("student",)
+    alignments: tuple[Alignment, ...]
+    task_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(bool(self.roles), "roles", "student, undistilled or both", self.roles)
+        require(bool(self.alignments), "alignments", "at least one", self.alignments)
+        check_alignments(self.alignments)
+        require(self.task_weight >= 0, "task_weight", "0 or more", self.task_weight)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneRecipe:
     """The same fine-tuning of several models with several seeds: `recipes/finetune.py`.
 
@@ -132,6 +155,7 @@ class FinetuneRecipe:
         task: what is learned, as the Hub calls it: tags of words (F1 of entities); the class of a text or of a pair of
             texts (accuracy, macro F1); the similarity of two texts as a number (Spearman's correlation).
         max_length: tokens an example is cut to; words beyond are neither learned nor scored.
+        task_stage: who learns from the fine-tuned teacher besides the labels, and what; null: nobody.
         training: `transformers.TrainingArguments`, as they are called there.
         save_models: keep every fine-tuned model, as `output_dir/NAME-SEED`.
         resume: take over the scores of finished runs in `output_dir`, where model, data and settings are the same.
@@ -144,6 +168,7 @@ class FinetuneRecipe:
     output_dir: str
     task: Literal["token-classification", "text-classification", "sentence-similarity"] = "token-classification"
     max_length: int = 128
+    task_stage: TaskStage | None = None
     training: dict[str, Any] = field(default_factory=dict)
     save_models: bool = False
     resume: bool = False
@@ -162,6 +187,10 @@ class FinetuneRecipe:
                 mapped = source.keep_types or source.rename_types
                 require(not mapped, f"{where}.keep_types", f"no mapping of entity types with {self.task}", mapped)
         _check_training(self.training, {"output_dir": "output_dir", "seed": "seeds"})
+        if self.task_stage is not None:
+            missing = [role for role in ("teacher", *self.task_stage.roles) if role not in self.models]
+            require(not missing, "models", f"{' and '.join(missing)} too, as task_stage says", sorted(self.models))
+            require(self.save_models, "save_models", "true: task_stage reads the fine-tuned teacher", self.save_models)
         if self.training.get("eval_strategy", "no") != "no":
             came = f"eval_strategy {self.training['eval_strategy']} without it"
             require(self.data.has_validation, "data.validation", "examples to score on while training", came)

@@ -24,7 +24,7 @@ _FROM_WHERE = ("_name_or_path", "transformers_version")  # of a config, and no p
 
 
 def depends_on(
-    model: PreTrainedModel, data: Mapping[str, str], training: Mapping[str, Any], launch: Mapping[str, Any]
+    model: PreTrainedModel, data: Mapping[str, str], training: Mapping[str, Any], others: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All that decides on the scores of a run, by name.
 
@@ -32,19 +32,25 @@ def depends_on(
         model: as it is before the run.
         data: the `content_hash` of each split as the model takes it: so the tokenizer is in it.
         training: `TrainingArguments` as they were given.
-        launch: what `accelerate launch` was told: how many processes train together, and in which precision.
+        others: what `accelerate launch` was told (how many processes train together, and in which precision), and
+            who teaches what.
     """
+    return {
+        "weights": weights_hash(model),
+        "config": {k: v for k, v in model.config.to_dict().items() if k not in _FROM_WHERE},
+        **{f"data of {name}": content for name, content in data.items()},
+        **{f"training.{name}": value for name, value in training.items() if not _WITHOUT_EFFECT.fullmatch(name)},
+        **others,
+    }
+
+
+def weights_hash(model: PreTrainedModel) -> str:
+    """A hash of the weights of a model, by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return {
-        "weights": digest.hexdigest(),
-        "config": {k: v for k, v in model.config.to_dict().items() if k not in _FROM_WHERE},
-        **{f"data of {name}": content for name, content in data.items()},
-        **{f"training.{name}": value for name, value in training.items() if not _WITHOUT_EFFECT.fullmatch(name)},
-        **launch,
-    }
+    return digest.hexdigest()
 
 
 def content_hash(rows: Dataset) -> str:

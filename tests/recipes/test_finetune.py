@@ -5,6 +5,7 @@ import weakref
 
 import pytest
 import yaml
+from conftest import word_tokenizer
 from datasets import Dataset
 from tiny_runs import QUIET, ROOT, WORDS, save_model, script, write_lines
 from transformers import AutoModelForTokenClassification, BertForPreTraining, Trainer
@@ -17,6 +18,8 @@ from distil_trainer.record import ModelFacts
 
 FINETUNE = sorted((ROOT / "recipes").rglob("finetune*.yaml"))
 SHORT = (*QUIET, "training.max_steps=1", "training.save_strategy='no'", "max_length=32")
+
+LESSON = {"alignments": [{"feature": "logits", "loss": "kl", "positions": "labels"}]}
 
 
 @pytest.fixture(autouse=True)
@@ -242,7 +245,7 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(finetune, senten
         finetune(ner(sentences), "training.eval_strategy=epoch")
     with pytest.raises(RecipeError, match=r"models\.student: \S+ has no tokenizer"):
         finetune(ner(sentences), f"models.student={tmp_path / 'gone'}")
-    with pytest.raises(RecipeError, match="max_length: expected at most 64, as student takes; came 65"):
+    with pytest.raises(RecipeError, match="max_length: expected at most 64, as teacher takes; came 65"):
         finetune(ner(sentences), "max_length=65")
     config = tmp_path / "student" / "tokenizer_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "model_max_length": 20}))
@@ -253,3 +256,72 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(finetune, senten
     with pytest.raises(RecipeError, match=r"models\.student: \S+ has no tokenizer that can be loaded"):
         finetune(ner(sentences))
     assert "train_runtime" not in capsys.readouterr().out
+
+
+def test_the_fine_tuned_teacher_teaches(finetune, sentences, tmp_path, capsys):
+    recipe = ner(sentences) | {"save_models": True, "seeds": [1]}
+    plain = finetune(recipe)
+    layers = {"feature": "hidden_states", "student_layer": 2, "teacher_layer": 2}
+    taught = recipe | {"task_stage": {"alignments": [*LESSON["alignments"], layers], "task_weight": 0.5}}
+    capsys.readouterr()
+    record = finetune(taught, "resume=true", "training.logging_steps=1")
+    out = capsys.readouterr().out
+    assert "teacher, seed 1: F1" in out
+    assert out.count("taken over from") == 1
+    assert "student-1.json: task_stage, teacher\n" in out
+    assert "'loss/logits'" in out
+    assert "'loss/hidden_states_s2_t2'" in out
+    assert (record.taught, record.task_weight) == (("student",), 0.5)
+    assert [facts.name for facts in record.alignments] == ["logits", "hidden_states_s2_t2"]
+    assert (plain.taught, plain.alignments, plain.task_weight) == ((), (), None)
+    finetune(taught, "resume=true")
+    assert capsys.readouterr().out.count("taken over from") == 2
+
+    student = Record(stage="distill", student=ModelFacts(name="student"), teacher=ModelFacts(name="teacher"))
+    page = render_card(student, record)
+    assert "learned from the fine-tuned teacher while it was fine-tuned itself" in page
+    assert "The teacher that was fine-tuned with the same seed taught the student." in page
+    assert "learned from the fine-tuned teacher" not in render_card(student, plain)
+    both = render_card(student, plain, record)
+    assert "taught default)" in both
+    assert "taught student: logits, " in both
+
+
+def test_the_teacher_alone_is_enough(finetune, sentences, capsys):
+    """Without a weight of its labels the student learns the task from what the teacher predicts."""
+    stage = {"task_stage": LESSON | {"task_weight": 0.0}, "save_models": True, "seeds": [1]}
+    long = ("training.max_steps=60", "training.learning_rate=1.0e-2", "training.logging_steps=60")
+    record = finetune(ner(sentences) | stage, *long)
+    out = capsys.readouterr().out
+    assert "'loss/logits'" in out
+    assert "'loss/task'" not in out
+    scores = {e.role: e.mean for e in record.evaluations if e.metric_type == "f1"}
+    assert scores["teacher"] > 0.9
+    assert scores["student"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"save_models": False}, r"save_models: expected true: task_stage reads the fine-tuned teacher; came False"),
+        ({"models": {"student": "S"}}, r"models: expected teacher too, as task_stage says; came \['student'\]"),
+        ({"task_stage": {"alignments": []}}, r"task_stage\.alignments: expected at least one"),
+        ({"task_stage": LESSON | {"roles": []}}, r"task_stage\.roles: expected student, undistilled or both"),
+        ({"task_stage": LESSON | {"roles": ["teacher"]}}, r"task_stage\.roles\[0\]: expected one of student, undis"),
+        ({"task_stage": LESSON | {"task_weight": -1}}, r"task_stage\.task_weight: expected 0 or more; came -1"),
+        (
+            {"task_stage": {"alignments": [{"feature": "hidden_states", "student_layer": 3, "teacher_layer": 2}]}},
+            r"task_stage: student: hidden_states_s3_t2: the student has 2 blocks",
+        ),
+    ],
+)
+def test_a_task_stage_that_cannot_be(finetune, sentences, tmp_path, change, message):
+    with pytest.raises(RecipeError, match=message):
+        finetune(ner(sentences) | {"save_models": True, "task_stage": LESSON} | change)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_teacher_of_other_tokens(finetune, sentences, tmp_path):
+    word_tokenizer([*WORDS[1:], WORDS[0]]).save_pretrained(tmp_path / "student")
+    with pytest.raises(RecipeError, match="task_stage: expected the teacher's tokens; the tokenizer of student gives"):
+        finetune(ner(sentences) | {"save_models": True, "task_stage": LESSON})
