@@ -28,6 +28,7 @@ ALLOWED = {
     "head": {"losses", "probe"},
     "features": {"head", "losses"},
     "reach": set(),
+    "importance": {"losses", "positions", "probe"},
     "balance": {"alignment"},
     "compatibility": {"alignment"},
     "teacher": {"alignment", "features", "head"},
