@@ -238,7 +238,7 @@ def test_a_recipe_written_out_is_the_same_recipe(load, text, cls):
         ("alignments=[{feature: logits, tempature: 2}]", "[0].tempature: unknown key. Did you mean temperature?"),
         ("student.num_hidden_layers=2", "the student has 2 blocks, but student_layer=3"),
         ("student.num_hidden_layers=0", "student.num_hidden_layers: expected at least 1; came 0."),
-        ("student.layers=middle", "student.layers: expected one of bottom, top, spread or a list of"),
+        ("student.layers=middle", "student.layers: expected one of bottom, top, spread, importance or a list of"),
         ("student.dropout=1.0", "student.dropout: expected from 0 to below 1; came 1.0."),
         ("teacher.model_class=AutoModelForCausalLM", "teacher.model_class: expected one of AutoModel, "),
         ("data.files=[]", "data.files: expected files, hub_id or prepared; came ()."),
