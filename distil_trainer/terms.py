@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distil_trainer.alignment import Alignment
+from distil_trainer.alignment import RELATIONS, Alignment
 from distil_trainer.errors import CaptureError
 from distil_trainer.features import Features
 from distil_trainer.losses import LOSSES, LogitRows
@@ -38,6 +38,9 @@ def compute_term(alignment: Alignment, student: Features, teacher: Features, inp
         return Term(*loss(student.logits, teacher.logits, mask, alignment.temperature), unit)
     source = "hidden_states" if alignment.feature == "hidden_states" else "heads"
     pair = getattr(student, source)[alignment.student_layer], getattr(teacher, source)[alignment.teacher_layer]
+    if alignment.feature in RELATIONS:
+        vectors = (getattr(heads, alignment.feature.removesuffix("_relation")) for heads in pair)
+        return Term(*loss(*vectors, token_mask(inputs), alignment.relation_heads), alignment.unit)
     return Term(*loss(*pair, token_mask(inputs)), alignment.unit)
 
 
