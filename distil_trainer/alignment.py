@@ -11,7 +11,7 @@ from math import isfinite
 from distil_trainer.errors import AlignmentError
 from distil_trainer.losses import LOSSES
 
-POSITIONS = ("tokens", "labels")
+POSITIONS = ("tokens", "labels", "first")
 RELATIONS = ("query_relation", "key_relation", "value_relation")
 _WORDS = {
     "hidden_states": "hidden states",
@@ -39,7 +39,8 @@ class Alignment:
         relation_heads: relations only: put the heads of each model side by side and split them anew into so many;
             their numbers and widths may differ then. None takes the models' own heads, which must be equally many; of
             keys and values these are the key/value heads, which grouped queries share.
-        positions: `"tokens"` counts attended positions, `"labels"` (logits only) positions whose label is not -100.
+        positions: `"tokens"` counts attended positions, `"labels"` (logits only) positions whose label is not -100,
+            `"first"` (hidden states only) the first attended position of each row, where BERT has [CLS].
 
     Raises:
         AlignmentError: on construction, when the fields do not fit together.
@@ -73,6 +74,8 @@ class Alignment:
         for name in ("student_layer", "teacher_layer"):
             if getattr(self, name) is not None:
                 raise AlignmentError(f"logits belong to no layer, but {name}={getattr(self, name)!r}: leave it out.")
+        if self.positions == "first":
+            raise AlignmentError("positions='first' is for hidden_states only; give logits 'tokens' or 'labels'.")
         if self.loss == "mse" and self.temperature != 1.0:
             raise AlignmentError(f"mse on logits has no temperature; got {self.temperature}. Leave it at 1.0.")
 
@@ -93,8 +96,10 @@ class Alignment:
                 )
         if self.temperature != 1.0:
             raise AlignmentError(f"temperature is for logits only; {self.feature} got {self.temperature}.")
-        if self.positions != "tokens":
-            raise AlignmentError(f"positions={self.positions!r} is for logits only; {self.feature} counts tokens.")
+        if self.positions == "labels":
+            raise AlignmentError(f"positions='labels' is for logits only; {self.feature} counts tokens.")
+        if self.positions == "first" and self.feature != "hidden_states":
+            raise AlignmentError(f"positions='first' is for hidden_states only; {self.feature} counts tokens.")
 
     @property
     def name(self) -> str:
@@ -105,7 +110,11 @@ class Alignment:
 
     @property
     def unit(self) -> str:
-        """What the loss is averaged over: `"tokens"`, `"pairs"` of tokens, or for logits the `positions` chosen."""
+        """What the loss is averaged over: `"tokens"`, `"pairs"` of tokens, `"rows"` (of the batch, with positions
+        `"first"`), or for logits the `positions` chosen.
+        """
+        if self.positions == "first":
+            return "rows"
         unit = LOSSES[self.feature][self.loss].unit
         return self.positions if unit == "positions" else unit
 
@@ -116,7 +125,8 @@ class Alignment:
             return f"student learns logits from teacher ({self.loss}{temperature}{weight})"
         student, teacher = (_layer_words(layer) for layer in (self.student_layer, self.teacher_layer))
         heads = f", {self.relation_heads} relation heads" if self.relation_heads else ""
-        return f"student {student} learns {words} from teacher {teacher} ({self.loss}{heads}{weight})"
+        first = ", first token" if self.positions == "first" else ""
+        return f"student {student} learns {words} from teacher {teacher} ({self.loss}{heads}{first}{weight})"
 
 
 def layer_map(alignments: Sequence[Alignment]) -> str:
