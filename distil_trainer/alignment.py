@@ -11,11 +11,15 @@ from math import isfinite
 from distil_trainer.errors import AlignmentError
 from distil_trainer.losses import LOSSES
 
-POSITIONS = ("tokens", "labels")
+POSITIONS = ("tokens", "labels", "first")
+RELATIONS = ("query_relation", "key_relation", "value_relation")
 _WORDS = {
     "hidden_states": "hidden states",
     "attention_probs": "attention",
     "attention_scores": "attention scores",
+    "query_relation": "query relations",
+    "key_relation": "key relations",
+    "value_relation": "value relations",
     "logits": "logits",
 }
 
@@ -25,13 +29,18 @@ class Alignment:
     """One thing that student and teacher are compared on.
 
     Attributes:
-        feature: `hidden_states`, `attention_probs`, `attention_scores` or `logits`.
+        feature: `hidden_states`, `attention_probs`, `attention_scores`, `logits`, or a relation: `query_relation`,
+            `key_relation` or `value_relation`, how a block's queries (keys, values) relate to each other.
         student_layer: the student's block, one-based; 0 is the embedding output (hidden states only); None for logits.
         teacher_layer: the teacher's block, counted alike.
-        loss: a loss that this feature accepts: see `distil_trainer.losses.LOSSES`.
+        loss: a loss that this feature accepts: see `distil_trainer.losses.LOSSES`. Relations accept `"kl"` only.
         weight: what the loss is multiplied by in the sum.
         temperature: divides the logits (logits only; the losses multiply by its square, so gradients keep their scale).
-        positions: `"tokens"` counts attended positions, `"labels"` (logits only) positions whose label is not -100.
+        relation_heads: relations only: put the heads of each model side by side and split them anew into so many;
+            their numbers and widths may differ then. None takes the models' own heads, which must be equally many; of
+            keys and values these are the key/value heads, which grouped queries share.
+        positions: `"tokens"` counts attended positions, `"labels"` (logits only) positions whose label is not -100,
+            `"first"` (hidden states only) the first attended position of each row, where BERT has [CLS].
 
     Raises:
         AlignmentError: on construction, when the fields do not fit together.
@@ -43,6 +52,7 @@ class Alignment:
     loss: str = "mse"
     weight: float = 1.0
     temperature: float = 1.0
+    relation_heads: int | None = None
     positions: str = "tokens"
 
     def __post_init__(self) -> None:
@@ -53,6 +63,8 @@ class Alignment:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value <= 0:
                 raise AlignmentError(f"{name} should be a positive, finite number; got {value!r}.")
+        if self.relation_heads is not None:
+            self._check_relation_heads(self.relation_heads)
         if self.feature == "logits":
             self._check_logits()
         else:
@@ -62,8 +74,16 @@ class Alignment:
         for name in ("student_layer", "teacher_layer"):
             if getattr(self, name) is not None:
                 raise AlignmentError(f"logits belong to no layer, but {name}={getattr(self, name)!r}: leave it out.")
+        if self.positions == "first":
+            raise AlignmentError("positions='first' is for hidden_states only; give logits 'tokens' or 'labels'.")
         if self.loss == "mse" and self.temperature != 1.0:
             raise AlignmentError(f"mse on logits has no temperature; got {self.temperature}. Leave it at 1.0.")
+
+    def _check_relation_heads(self, heads: object) -> None:
+        if self.feature not in RELATIONS:
+            raise AlignmentError(f"relation_heads is for {', '.join(RELATIONS)} only; {self.feature} got {heads!r}.")
+        if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
+            raise AlignmentError(f"relation_heads should be a whole number from 1, or None; got {heads!r}.")
 
     def _check_layers(self) -> None:
         first = 0 if self.feature == "hidden_states" else 1
@@ -76,8 +96,10 @@ class Alignment:
                 )
         if self.temperature != 1.0:
             raise AlignmentError(f"temperature is for logits only; {self.feature} got {self.temperature}.")
-        if self.positions != "tokens":
-            raise AlignmentError(f"positions={self.positions!r} is for logits only; {self.feature} counts tokens.")
+        if self.positions == "labels":
+            raise AlignmentError(f"positions='labels' is for logits only; {self.feature} counts tokens.")
+        if self.positions == "first" and self.feature != "hidden_states":
+            raise AlignmentError(f"positions='first' is for hidden_states only; {self.feature} counts tokens.")
 
     @property
     def name(self) -> str:
@@ -88,7 +110,11 @@ class Alignment:
 
     @property
     def unit(self) -> str:
-        """What the loss is averaged over: `"tokens"`, `"pairs"` of tokens, or for logits the `positions` chosen."""
+        """What the loss is averaged over: `"tokens"`, `"pairs"` of tokens, `"rows"` (of the batch, with positions
+        `"first"`), or for logits the `positions` chosen.
+        """
+        if self.positions == "first":
+            return "rows"
         unit = LOSSES[self.feature][self.loss].unit
         return self.positions if unit == "positions" else unit
 
@@ -98,7 +124,9 @@ class Alignment:
             temperature = "" if self.temperature == 1 else f", temperature {self.temperature:g}"
             return f"student learns logits from teacher ({self.loss}{temperature}{weight})"
         student, teacher = (_layer_words(layer) for layer in (self.student_layer, self.teacher_layer))
-        return f"student {student} learns {words} from teacher {teacher} ({self.loss}{weight})"
+        heads = f", {self.relation_heads} relation heads" if self.relation_heads else ""
+        first = ", first token" if self.positions == "first" else ""
+        return f"student {student} learns {words} from teacher {teacher} ({self.loss}{heads}{first}{weight})"
 
 
 def layer_map(alignments: Sequence[Alignment]) -> str:
@@ -141,4 +169,5 @@ def _layer_words(layer: int | None) -> str:
 
 def _require_choice(what: str, value: object, choices: Collection[str]) -> None:
     if value not in choices:
-        raise AlignmentError(f"{what} should be one of {', '.join(choices)}; got {value!r}.")
+        expected = f"one of {', '.join(choices)}" if len(choices) > 1 else repr(*choices)
+        raise AlignmentError(f"{what} should be {expected}; got {value!r}.")

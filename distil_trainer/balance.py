@@ -16,10 +16,12 @@ _MEMORY = 0.9  # of the running mean of squared norms, over optimizer steps
 def shared_layer(alignments: Sequence[Alignment], *, depth: int) -> int:
     """The highest hidden states of the student (0 = embedding output) that every alignment depends on.
 
-    Hidden states of a block depend on themselves, its attention on the block below, logits on the last block.
+    Hidden states of a block depend on themselves, its attention and relations on the block below, logits on the last
+    block.
     """
-    last = {"hidden_states": 0, "attention_probs": 1, "attention_scores": 1}
-    return min(depth if a.student_layer is None else a.student_layer - last[a.feature] for a in alignments)
+    return min(
+        depth if a.student_layer is None else a.student_layer - (a.feature != "hidden_states") for a in alignments
+    )
 
 
 class GradientBalance(TrainerCallback):

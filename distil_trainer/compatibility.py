@@ -9,10 +9,14 @@ from transformers import TrainingArguments
 from distil_trainer.alignment import Alignment, check_alignments
 from distil_trainer.errors import AlignmentError, TrainingSetupError
 
+_ONE_BY_ONE = "head counts must be equal, because heads are compared one by one"
 _SIZES = {
     "hidden_states": ("hidden_size", "widths must be equal, because the two are subtracted"),
-    "attention_probs": ("num_attention_heads", "head counts must be equal, because heads are compared one by one"),
-    "attention_scores": ("num_attention_heads", "head counts must be equal, because heads are compared one by one"),
+    "attention_probs": ("num_attention_heads", _ONE_BY_ONE),
+    "attention_scores": ("num_attention_heads", _ONE_BY_ONE),
+    "query_relation": ("num_attention_heads", f"{_ONE_BY_ONE} without relation_heads"),
+    "key_relation": ("num_key_value_heads", f"{_ONE_BY_ONE} without relation_heads"),
+    "value_relation": ("num_key_value_heads", f"{_ONE_BY_ONE} without relation_heads"),
 }
 
 
@@ -26,7 +30,7 @@ def refuse_data_parallel(args: TrainingArguments) -> None:
 
 
 def check_pair(student: nn.Module, teacher: nn.Module, alignments: Sequence[Alignment]) -> None:
-    """Checks depths, widths, head counts and vocabularies.
+    """Checks depths, widths, head counts, relation heads and vocabularies.
 
     Raises:
         AlignmentError: the first thing that does not fit, with both sizes.
@@ -39,7 +43,9 @@ def check_pair(student: nn.Module, teacher: nn.Module, alignments: Sequence[Alig
         teacher_layers=_size(teacher, "num_hidden_layers"),
     )
     for alignment in alignments:
-        if alignment.feature == "logits":
+        if alignment.relation_heads is not None:
+            _check_divides(alignment.relation_heads, alignment, student, teacher)
+        elif alignment.feature == "logits":
             _check_equal(alignment, "number of logits", _logit_count(student), _logit_count(teacher))
         else:
             key, why = _SIZES[alignment.feature]
@@ -60,8 +66,23 @@ def _check_equal(
     )
 
 
+def _check_divides(relation_heads: int, alignment: Alignment, student: nn.Module, teacher: nn.Module) -> None:
+    """Raises AlignmentError unless the relation heads divide what they split, as far as the configs tell its width."""
+    key, _ = _SIZES[alignment.feature]
+    for role, model in (("student", student), ("teacher", teacher)):
+        heads, queries, hidden = (_size(model, name) for name in (key, "num_attention_heads", "hidden_size"))
+        head_width = _size(model, "head_dim") or (hidden // queries if hidden and queries else None)
+        if heads and head_width and heads * head_width % relation_heads:
+            raise AlignmentError(
+                f"{alignment.name}: relation_heads should divide the {role}'s width, {heads} heads of {head_width}; "
+                f"got {relation_heads}. Choose a divisor of both models' widths."
+            )
+
+
 def _size(model: nn.Module, key: str) -> int | None:
     config: Any = getattr(model, "config", None)
+    if key == "num_key_value_heads" and getattr(config, key, None) is None:  # every query has its own
+        key = "num_attention_heads"
     return getattr(config, key, None)
 
 

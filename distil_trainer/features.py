@@ -1,9 +1,10 @@
 """What a model computed: hidden states and attention heads of chosen layers, and logits, read during its own forward.
 
-Nothing is asked of the model that it would not do anyway: hidden states come from hooks on the wanted blocks, queries
-and keys from the function through which transformers dispatches attention. The attention backend in use (sdpa, flash,
-eager) stays in use, with its own masks and special cases; queries and keys are seen before softmax and dropout. When
-the forward is over everything is taken off again, so the recomputation of gradient checkpointing reads nothing twice.
+Nothing is asked of the model that it would not do anyway: hidden states come from hooks on the wanted blocks, queries,
+keys and values from the function through which transformers dispatches attention. The attention backend in use (sdpa,
+flash, eager) stays in use, with its own masks and special cases; all three are seen before softmax and dropout, queries
+and keys as they are multiplied, so after any rotation by position. When the forward is over everything is taken off
+again, so the recomputation of gradient checkpointing reads nothing twice.
 
 Nor is more computed than is read: where nothing needs the outputs the forward ends with the last thing that is wanted,
 and a language model's head runs on the wanted rows only (`head.py`).
@@ -36,7 +37,7 @@ class Features:
 
     Attributes:
         hidden_states: layer -> [B, T, D].
-        heads: layer -> queries, keys, scaling and visible pairs of its self-attention.
+        heads: layer -> queries, keys, values, scaling and visible pairs of its self-attention.
         logits: [B, T, V], or [B, C] for a classifier; [1, N, V] where the head ran on N aligned rows only, or what
             they are formed from; None when nothing reads logits or the model has no head.
         is_narrow: whether `logits` holds the aligned rows only.
@@ -51,7 +52,7 @@ class Features:
         """Everything that a loss may take a gradient of, parameters as views."""
         yield from self.hidden_states.values()
         for heads in self.heads.values():
-            yield from (heads.query, heads.key)
+            yield from (t for t in (heads.query, heads.key, heads.value) if t is not None)
         if isinstance(self.logits, LogitRows):
             yield from (t.view_as(t) for t in self.logits if t is not None)
 
@@ -65,7 +66,7 @@ class FeatureReader:
     Args:
         model: the model, not the wrapper that accelerate put around it.
         hidden_layers: layers whose hidden states are wanted (0 = embedding output).
-        attention_layers: layers whose queries and keys are wanted.
+        attention_layers: layers whose queries, keys and values are wanted.
         logits: whether logits are wanted.
 
     Attributes:
@@ -90,7 +91,7 @@ class FeatureReader:
         if self._attention_layers and not _dispatches_attention(model):
             raise CaptureError(
                 f"{type(model).__name__} does not dispatch its attention through transformers' AttentionInterface, so "
-                "its queries and keys cannot be read. Align hidden states or logits of this model instead."
+                "its queries, keys and values cannot be read. Align hidden states or logits of this model instead."
             )
         self._keep_hidden_states = {layer: self._hook_for(layer) for layer in self._hidden_layers}
         self._features = Features()
@@ -212,7 +213,8 @@ class FeatureReader:
             scaling = kwargs.get("scaling")
             scaling = query.size(-1) ** -0.5 if scaling is None else scaling
             causal = _is_causal(module, query, mask, self._backend, kwargs.get("is_causal"))
-            self._features.heads[layer] = Heads(query, key, scaling, _visible_pairs(mask, self._backend), causal)
+            visible = _visible_pairs(mask, self._backend)
+            self._features.heads[layer] = Heads(query, key, scaling, visible, causal, value)
             self._end_if_everything_was_read()
         forward = self._attention if self._attention is not None else _eager_function(module)
         return forward(module, query, key, value, mask, **kwargs)

@@ -1,6 +1,17 @@
-"""Published recipes: each is a function from the two depths to a tuple of alignments."""
+"""Published recipes: each is a function from the two depths to a tuple of alignments.
 
-from distil_trainer.alignment import Alignment, check_alignments
+What else belongs to a method - which blocks the student starts from, what is frozen, the weight of the labels - is in
+`SETTINGS`, to be given to `build_student` and `DistillationTrainer`.
+
+Every term is a mean over the positions of the whole optimizer step that count. Where the authors' code averages over
+something else, the docstring says so.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from distil_trainer.alignment import RELATIONS, Alignment, check_alignments
 from distil_trainer.errors import AlignmentError
 
 
@@ -20,14 +31,271 @@ def lightmbert(*, student_layers: int, teacher_layers: int) -> tuple[Alignment, 
     """
     _check_depths(student_layers, teacher_layers)
     alignments = (
-        Alignment(feature="hidden_states", student_layer=student_layers, teacher_layer=teacher_layers),
-        Alignment(feature="attention_probs", student_layer=student_layers, teacher_layer=teacher_layers),
+        _pair("hidden_states", student_layers, teacher_layers),
+        _pair("attention_probs", student_layers, teacher_layers),
     )
+    return _checked(alignments, student_layers, teacher_layers)
+
+
+def tinybert(
+    *, student_layers: int, teacher_layers: int, stage: Literal["layers", "logits"] = "layers", temperature: float = 1.0
+) -> tuple[Alignment, ...]:
+    """TinyBERT (Jiao et al. 2020, arXiv 1909.10351): every block of the student learns from every n-th of the teacher.
+
+    `"layers"`: `loss = sum over k = 1..M of MSE(attention scores k, g(k)) + sum over k = 0..M of MSE(hidden k, g(k))`,
+    with M = student_layers and g(k) = k * teacher_layers / M: all of the general stage, and the first part of the task
+    stage (with a teacher that was fine-tuned on the task). `"logits"`: the second part, soft cross entropy. Weights 1.
+    The general stage starts from random weights, the task stage from its student.
+
+    Without the learned projection of the paper, so the widths must be equal. The authors' code averages the squared
+    differences over padding too (where both scores are 0), and the cross entropy over the classes too; here padding
+    does not count and the cross entropy is that of the paper, times temperature^2.
+
+    Args:
+        student_layers: blocks of the student; must divide `teacher_layers`.
+        teacher_layers: blocks of the teacher.
+        stage: what is compared.
+        temperature: of the logits.
+
+    Raises:
+        AlignmentError: as `lightmbert`; or `student_layers` does not divide `teacher_layers`, or `stage` is unknown.
+
+    Source: section 3; the authors' `general_distill.py` and `task_distill.py`.
+    """
+    step = _step(student_layers, teacher_layers)
+    _require_choice("stage", stage, ("layers", "logits"))
+    alignments: tuple[Alignment, ...] = (
+        Alignment(feature="logits", loss="soft_cross_entropy", temperature=temperature),
+    )
+    if stage == "layers":
+        alignments = (
+            *(_pair("attention_scores", k, k * step) for k in range(1, student_layers + 1)),
+            *(_pair("hidden_states", k, k * step) for k in range(student_layers + 1)),
+        )
+    return _checked(alignments, student_layers, teacher_layers)
+
+
+def distilbert(
+    *, student_layers: int, teacher_layers: int, positions: Literal["tokens", "labels"] = "tokens"
+) -> tuple[Alignment, ...]:
+    """DistilBERT (Sanh et al. 2019, arXiv 1910.01108): logits and the direction of the last hidden states.
+
+    `loss = 5 * T^2 KL(teacher || student) with T = 2 + 1 * cosine distance(last hidden states) + 2 * the student's own
+    loss on masked tokens` (`task_weight=2.0`). The student starts from the blocks [1, 3, 5, 8, 10, 12] of 12. The paper
+    freezes the position embeddings; `build_student` freezes all embeddings or none, so that is left to the caller.
+
+    Args:
+        student_layers: blocks of the student.
+        teacher_layers: blocks of the teacher.
+        positions: where the logits are compared: at all tokens, or at the masked ones (`restrict_ce_to_mask`).
+
+    Raises:
+        AlignmentError: as `lightmbert`.
+
+    Source: the authors' `distiller.py` (formula, averages) and the command in their README (weights).
+    """
+    _check_depths(student_layers, teacher_layers)
+    alignments = (
+        Alignment(feature="logits", loss="kl", temperature=2.0, weight=5.0, positions=positions),
+        _pair("hidden_states", student_layers, teacher_layers, loss="cosine"),
+    )
+    return _checked(alignments, student_layers, teacher_layers)
+
+
+def pkd(
+    *,
+    student_layers: int,
+    teacher_layers: int,
+    strategy: Literal["skip", "last"] = "skip",
+    alpha: float = 0.7,
+    beta: float = 0.13,
+    temperature: float = 10.0,
+) -> tuple[Alignment, ...]:
+    """Patient Knowledge Distillation (Sun et al. 2019, arXiv 1908.09355): first tokens of many layers, for a task.
+
+    `loss = (1 - alpha) * the student's own loss + alpha * T^2 KL(teacher || student) + beta * sum over layers j of
+    || s_j / ||s_j|| - t_j / ||t_j|| ||^2`, where s_j and t_j are hidden states of the first token. All of the student's
+    blocks but the last learn: from every n-th of the teacher (`"skip"`: 2, 4, 6, 8, 10 for 12 to 6) or from the last
+    ones before the last (`"last"`: 7 to 11). Give the trainer `task_weight=1 - alpha`, which is 0.3.
+
+    The defaults are what the authors' code sets for RTE: alpha 0.7, T = 10, and beta 500 times the mean over the 5
+    layers and 768 dimensions, which is 0.13 times this sum. (The code also averages the KL over the classes; here it is
+    the paper's sum.) The student starts from the first blocks of BERT before fine-tuning, not of the teacher.
+
+    Args:
+        student_layers: blocks of the student, at least 2; for `"skip"` it must divide `teacher_layers`.
+        teacher_layers: blocks of the teacher.
+        strategy: which blocks of the teacher are compared.
+        alpha: weight of the logits.
+        beta: weight of each layer.
+        temperature: of the logits.
+
+    Raises:
+        AlignmentError: as `lightmbert`; or `strategy` is unknown, or the depths do not fit it.
+
+    Source: the authors' `KD_loss.py`, `NLI_KD_training.py` and `argument_parser.py`; `"last"` and the start from the
+        first blocks: section 3 of the paper, not verified.
+    """
+    _check_depths(student_layers, teacher_layers)
+    _require_choice("strategy", strategy, ("skip", "last"))
+    if student_layers < 2:
+        raise AlignmentError(
+            "pkd compares all blocks of the student but the last, so it should have at least 2; got 1."
+        )
+    if strategy == "skip":
+        step = _step(student_layers, teacher_layers)
+        layer_map = {k: k * step for k in range(1, student_layers)}
+    else:
+        layer_map = {k: teacher_layers - student_layers + k for k in range(1, student_layers)}
+    alignments = (
+        Alignment(feature="logits", loss="kl", temperature=temperature, weight=alpha),
+        *(
+            _pair("hidden_states", k, layer, loss="normalized_mse", weight=beta, positions="first")
+            for k, layer in layer_map.items()
+        ),
+    )
+    return _checked(alignments, student_layers, teacher_layers)
+
+
+def minilm(*, student_layers: int, teacher_layers: int) -> tuple[Alignment, ...]:
+    """MiniLM (Wang et al. 2020, arXiv 2002.10957): the last attention, and how its values relate.
+
+    `loss = KL(attention probabilities) + KL(softmax(V V^T / sqrt(d)))`, teacher first, means over heads and tokens,
+    both of the last block, weights 1. Widths may differ, numbers of heads may not. The paper's student starts from
+    random weights. (Its teacher assistant, for much smaller students, is a second run.)
+
+    Args:
+        student_layers: blocks of the student.
+        teacher_layers: blocks of the teacher.
+
+    Raises:
+        AlignmentError: as `lightmbert`.
+
+    Source: sections 3.1 and 3.2. The authors published models but no code of the distillation, so nothing else was
+        verified; the papers have no padding, and here it does not count.
+    """
+    _check_depths(student_layers, teacher_layers)
+    alignments = tuple(
+        _pair(feature, student_layers, teacher_layers, loss="kl") for feature in ("attention_probs", "value_relation")
+    )
+    return _checked(alignments, student_layers, teacher_layers)
+
+
+def minilmv2(
+    *, student_layers: int, teacher_layers: int, teacher_layer: int | None = None, relation_heads: int = 48
+) -> tuple[Alignment, ...]:
+    """MiniLMv2 (Wang et al. 2021, arXiv 2012.15828): how queries, keys and values relate, each to themselves.
+
+    `loss = KL(Q-Q) + KL(K-K) + KL(V-V)`, where X-X is softmax(X X^T / sqrt(d)) of each relation head, of width d;
+    teacher first, means over heads and tokens, weights 1; from one block of the teacher to the student's last. Widths
+    and numbers of heads may differ. The paper's student starts from random weights.
+
+    Args:
+        student_layers: blocks of the student.
+        teacher_layers: blocks of the teacher.
+        teacher_layer: the block that teaches; None is the last, as for teachers of base size. For large ones the paper
+            takes 21 of 24 (BERT) or 19 of 24 (RoBERTa, XLM-R): from memory, not verified.
+        relation_heads: so many heads both models' are split into; must divide both widths. 48 for teachers of base size
+            and 64 for large ones, as two re-implementations say of the paper.
+
+    Raises:
+        AlignmentError: as `lightmbert`; or there is no such `teacher_layer`.
+
+    Source: section 3. The authors published models but no code of the distillation; the formula was compared with
+        Bloomberg's re-implementation (`minilmv2.bb`), which averages every sequence by itself, then the sequences; here
+        every token counts alike.
+    """
+    _check_depths(student_layers, teacher_layers)
+    teaching = teacher_layers if teacher_layer is None else teacher_layer
+    alignments = tuple(
+        _pair(relation, student_layers, teaching, loss="kl", relation_heads=relation_heads) for relation in RELATIONS
+    )
+    return _checked(alignments, student_layers, teacher_layers)
+
+
+def logits(
+    *,
+    student_layers: int | None = None,
+    teacher_layers: int | None = None,
+    temperature: float = 2.0,
+    positions: Literal["tokens", "labels"] = "tokens",
+) -> tuple[Alignment, ...]:
+    """Knowledge distillation (Hinton et al. 2015, arXiv 1503.02531): the predictions alone.
+
+    `loss = T^2 KL(softmax(teacher / T) || softmax(student / T))`, plus `task_weight` times the student's own loss. The
+    default T = 2 and weights are this library's: the paper tries several.
+
+    Args:
+        student_layers: not read; every method can be called with both depths.
+        teacher_layers: not read.
+        temperature: T.
+        positions: where the logits are compared: at all tokens, or at labelled ones. A classifier has one row an
+            example.
+
+    Raises:
+        AlignmentError: an option is out of its range.
+
+    Source: section 2.
+    """
+    return (Alignment(feature="logits", loss="kl", temperature=temperature, positions=positions),)
+
+
+METHODS: dict[str, Callable[..., tuple[Alignment, ...]]] = {
+    "lightmbert": lightmbert,
+    "tinybert": tinybert,
+    "distilbert": distilbert,
+    "pkd": pkd,
+    "minilm": minilm,
+    "minilmv2": minilmv2,
+    "logits": logits,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What belongs to a method besides its alignments.
+
+    Attributes:
+        layers: the blocks that the student starts from, as `build_student` takes them (numbers: of 12, for 6); None:
+            from random weights (`AutoModel.from_config`).
+        freeze_embeddings: as `build_student` takes it.
+        task_weight: as `DistillationTrainer` takes it.
+    """
+
+    layers: str | tuple[int, ...] | None
+    freeze_embeddings: bool = False
+    task_weight: float = 0.0
+
+
+SETTINGS = {
+    "lightmbert": Setting(layers="bottom", freeze_embeddings=True),
+    "tinybert": Setting(layers=None),
+    "distilbert": Setting(layers=(1, 3, 5, 8, 10, 12), task_weight=2.0),
+    "pkd": Setting(layers="bottom", task_weight=0.3),
+    "minilm": Setting(layers=None),
+    "minilmv2": Setting(layers=None),
+    "logits": Setting(layers="bottom"),
+}
+
+
+def _pair(feature: str, student_layer: int, teacher_layer: int, **options: Any) -> Alignment:
+    return Alignment(feature=feature, student_layer=student_layer, teacher_layer=teacher_layer, **options)
+
+
+def _checked(alignments: tuple[Alignment, ...], student_layers: int, teacher_layers: int) -> tuple[Alignment, ...]:
     check_alignments(alignments, student_layers=student_layers, teacher_layers=teacher_layers)
     return alignments
 
 
-METHODS = {"lightmbert": lightmbert}
+def _step(student_layers: int, teacher_layers: int) -> int:
+    """How many blocks of the teacher one of the student stands for."""
+    _check_depths(student_layers, teacher_layers)
+    if teacher_layers % student_layers:
+        raise AlignmentError(
+            f"the student's blocks should divide the teacher's {teacher_layers}; got {student_layers}. Choose another "
+            "depth, or give alignments of your own."
+        )
+    return teacher_layers // student_layers
 
 
 def _check_depths(student_layers: int, teacher_layers: int) -> None:
@@ -38,3 +306,8 @@ def _check_depths(student_layers: int, teacher_layers: int) -> None:
         raise AlignmentError(
             f"the student should have at most as many blocks as the teacher ({teacher_layers}); got {student_layers}."
         )
+
+
+def _require_choice(what: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise AlignmentError(f"{what} should be one of {', '.join(choices)}; got {value!r}.")

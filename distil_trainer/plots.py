@@ -24,6 +24,9 @@ _STYLES: dict[str, dict[str, Any]] = {  # by feature; the dashes are for those w
     "hidden_states": {"color": _BLUE, "linestyle": "-"},
     "attention_probs": {"color": _ORANGE, "linestyle": (0, (5, 1.5))},
     "attention_scores": {"color": "#16a34a", "linestyle": (0, (2, 1))},
+    "query_relation": {"color": "#0891b2", "linestyle": (0, (7, 1.5))},
+    "key_relation": {"color": "#ca8a04", "linestyle": (0, (3, 1.5))},
+    "value_relation": {"color": "#dc2626", "linestyle": (0, (7, 1.5, 2, 1.5))},
     "logits": {"color": "#db2777", "linestyle": (0, (5, 1.5, 1, 1.5))},
 }
 _OTHER: dict[str, Any] = {"color": "#9333ea", "linestyle": (0, (1, 1))}

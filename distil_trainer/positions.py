@@ -13,8 +13,9 @@ from torch import Tensor
 from distil_trainer.errors import DataError
 
 UNITS = ("tokens", "pairs", "rows", "labels", "task")
-"""tokens: attended tokens. pairs: pairs of attended tokens of one row. rows: examples. labels: labelled positions.
-task: what the model's own loss averages over: labelled positions, or examples where no column is called `labels`."""
+"""tokens: attended tokens. pairs: pairs of attended tokens of one row. rows: examples with an attended token.
+labels: labelled positions. task: what the model's own loss averages over: labelled positions, or examples where no
+column is called `labels`."""
 
 
 def token_mask(inputs: Mapping[str, Any]) -> Tensor:
@@ -27,6 +28,17 @@ def token_mask(inputs: Mapping[str, Any]) -> Tensor:
     raise DataError(
         f"a batch should have `input_ids` or `inputs_embeds`; got {', '.join(inputs)}. Check the collator and columns."
     )
+
+
+def row_mask(inputs: Mapping[str, Any]) -> Tensor:
+    """Bool [B]: the examples with an attended token."""
+    return token_mask(inputs).flatten(1).any(-1)
+
+
+def first_mask(inputs: Mapping[str, Any]) -> Tensor:
+    """Bool [B, T]: the first attended token of each row, wherever the padding is."""
+    mask = token_mask(inputs)
+    return mask & (mask.cumsum(-1) == 1)
 
 
 def label_mask(inputs: Mapping[str, Any]) -> Tensor:
@@ -54,9 +66,8 @@ def count_positions(batches: Sequence[Mapping[str, Any]], *, shifts_labels: bool
 
 def _count_batch(batch: Mapping[str, Any], shifts_labels: bool) -> Tensor:
     lengths = token_mask(batch).sum(-1)
-    rows = torch.ones_like(lengths)
-    labelled, task = lengths.new_zeros(1), rows
+    labelled, task = lengths.new_zeros(1), torch.ones_like(lengths)
     if batch.get("labels") is not None:
         labelled = label_mask(batch)
         task = labelled[..., 1:] if shifts_labels else labelled
-    return torch.stack([x.sum() for x in (lengths, lengths**2, rows, labelled, task)])
+    return torch.stack([x.sum() for x in (lengths, lengths**2, row_mask(batch), labelled, task)])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
-from distil_trainer.alignment import Alignment
+from distil_trainer.alignment import RELATIONS, Alignment
 from distil_trainer.errors import TrainingSetupError
 from distil_trainer.features import FeatureReader, Features
 from distil_trainer.head import HeadRows, without_adapters
@@ -45,7 +45,7 @@ def reader_for(model: Any, alignments: Sequence[Alignment], *, role: str, also: 
     return FeatureReader(
         model,
         hidden_layers=[*layers("hidden_states"), *also],
-        attention_layers=layers("attention_probs", "attention_scores"),
+        attention_layers=layers("attention_probs", "attention_scores", *RELATIONS),
         logits=reads_logits(alignments),
     )
 

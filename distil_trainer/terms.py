@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distil_trainer.alignment import Alignment
+from distil_trainer.alignment import RELATIONS, Alignment
 from distil_trainer.errors import CaptureError
 from distil_trainer.features import Features
 from distil_trainer.losses import LOSSES, LogitRows
-from distil_trainer.positions import label_mask, token_mask
+from distil_trainer.positions import first_mask, label_mask, row_mask, token_mask
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,11 @@ def compute_term(alignment: Alignment, student: Features, teacher: Features, inp
         return Term(*loss(student.logits, teacher.logits, mask, alignment.temperature), unit)
     source = "hidden_states" if alignment.feature == "hidden_states" else "heads"
     pair = getattr(student, source)[alignment.student_layer], getattr(teacher, source)[alignment.teacher_layer]
-    return Term(*loss(*pair, token_mask(inputs)), alignment.unit)
+    if alignment.feature in RELATIONS:
+        vectors = (getattr(heads, alignment.feature.removesuffix("_relation")) for heads in pair)
+        return Term(*loss(*vectors, token_mask(inputs), alignment.relation_heads), alignment.unit)
+    mask = first_mask(inputs) if alignment.positions == "first" else token_mask(inputs)
+    return Term(*loss(*pair, mask), alignment.unit)
 
 
 def logit_mask(alignment: Alignment, inputs: Mapping[str, Any]) -> Tensor:
@@ -52,5 +56,5 @@ def _logit_positions(alignment: Alignment, student: Features, inputs: Mapping[st
     if student.is_narrow:  # the rows that do not count are not there
         return torch.ones(logits.shape[:-1], dtype=torch.bool, device=logits.device), alignment.positions
     if alignment.positions == "tokens" and logits.ndim == 2:  # a classifier: one row of logits an example
-        return torch.ones(logits.shape[0], dtype=torch.bool, device=logits.device), "rows"
+        return row_mask(inputs), "rows"
     return logit_mask(alignment, inputs), alignment.positions

@@ -12,7 +12,7 @@ import torch
 from transformers import DataCollatorWithPadding, TrainingArguments
 from transformers.trainer_utils import set_seed
 
-from distil_trainer import DistillationTrainer, build_student, layer_map, methods, student_config
+from distil_trainer import DistillationTrainer, build_student, layer_map, student_config
 from distil_trainer.importance import important_blocks
 from distil_trainer.page import PAGE
 from distil_trainer.recipe import (
@@ -50,9 +50,7 @@ def main(path: str, overrides: list[str]) -> None:
         freeze_embeddings=recipe.student.freeze_embeddings,
         dropout=recipe.student.dropout,
     )
-    alignments = recipe.alignments or methods.METHODS[recipe.method or ""](
-        student_layers=recipe.student.num_hidden_layers, teacher_layers=teacher.config.num_hidden_layers
-    )
+    alignments, task_weight = recipe.terms(teacher.config.num_hidden_layers)
     collator: Any = DataCollatorWithPadding(tokenizer)
     if recipe.data.mlm_probability is not None:
         collator = MaskingCollator(tokenizer, mlm_probability=recipe.data.mlm_probability, seed=args.seed)
@@ -66,7 +64,7 @@ def main(path: str, overrides: list[str]) -> None:
         teacher_model=teacher,
         teacher_dtype=getattr(torch, recipe.teacher.dtype) if recipe.teacher.dtype else fast_dtype(args.device),
         alignments=alignments,
-        task_weight=recipe.task_weight,
+        task_weight=task_weight,
         balance_terms=recipe.balance_terms,
         train_dataset=text.train,
         eval_dataset=text.validation,

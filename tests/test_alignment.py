@@ -4,10 +4,14 @@ from distil_trainer import Alignment
 from distil_trainer.alignment import check_alignments, layer_map
 from distil_trainer.errors import AlignmentError
 
+RELATION = {"feature": "value_relation", "loss": "kl", "student_layer": 1, "teacher_layer": 1}
+
 
 def test_name_counts_blocks_from_one():
     assert Alignment(feature="hidden_states", student_layer=5, teacher_layer=11).name == "hidden_states_s5_t11"
     assert Alignment(feature="logits", loss="kl").name == "logits"
+    relation = Alignment(feature="value_relation", loss="kl", student_layer=6, teacher_layer=12)
+    assert (relation.name, relation.unit) == ("value_relation_s6_t12", "tokens")
 
 
 def test_alignment_is_frozen_and_keyword_only():
@@ -33,7 +37,15 @@ def test_alignment_is_frozen_and_keyword_only():
         ({"feature": "logits", "loss": "kl", "temperature": 0.0}, "temperature should be a positive"),
         ({"feature": "logits", "loss": "kl", "weight": float("nan")}, "weight should be a positive"),
         ({"feature": "logits", "loss": "kl", "weight": "1"}, "weight should be a positive"),
-        ({"feature": "logits", "loss": "kl", "positions": "all"}, "positions should be one of tokens, labels"),
+        ({"feature": "logits", "loss": "kl", "positions": "all"}, "positions should be one of tokens, labels, first"),
+        (RELATION | {"loss": "mse"}, "loss for value_relation should be 'kl'; got 'mse'"),
+        (RELATION | {"student_layer": 0}, "blocks count from 1"),
+        (RELATION | {"relation_heads": 0}, "relation_heads should be a whole number from 1, or None; got 0"),
+        (RELATION | {"relation_heads": True}, "relation_heads should be a whole number from 1, or None; got True"),
+        (
+            RELATION | {"feature": "attention_probs", "relation_heads": 2},
+            "is for query_relation.*only; attention_probs",
+        ),
         (
             {"feature": "hidden_states", "student_layer": 1, "teacher_layer": 1, "temperature": 2.0},
             "temperature is for logits only",
@@ -42,6 +54,8 @@ def test_alignment_is_frozen_and_keyword_only():
             {"feature": "hidden_states", "student_layer": 1, "teacher_layer": 1, "positions": "labels"},
             "is for logits only",
         ),
+        ({"feature": "logits", "loss": "kl", "positions": "first"}, "'first' is for hidden_states only"),
+        (RELATION | {"positions": "first"}, "'first' is for hidden_states only; value_relation counts tokens"),
     ],
 )
 def test_invalid_combinations_raise_on_construction(fields, message):
@@ -53,11 +67,15 @@ def test_printed_map_says_who_learns_what_from_whom():
     alignments = (
         Alignment(feature="attention_probs", student_layer=3, teacher_layer=6),
         Alignment(feature="hidden_states", student_layer=0, teacher_layer=0, loss="cosine", weight=10),
+        Alignment(feature="hidden_states", student_layer=1, teacher_layer=2, positions="first"),
+        Alignment(feature="key_relation", loss="kl", student_layer=3, teacher_layer=6, relation_heads=48),
         Alignment(feature="logits", loss="kl", temperature=2.0),
     )
     assert layer_map(alignments).splitlines() == [
         "student block 3 learns attention from teacher block 6 (mse)",
         "student embeddings learns hidden states from teacher embeddings (cosine, weight 10)",
+        "student block 1 learns hidden states from teacher block 2 (mse, first token)",
+        "student block 3 learns key relations from teacher block 6 (kl, 48 relation heads)",
         "student learns logits from teacher (kl, temperature 2)",
     ]
 

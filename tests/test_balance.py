@@ -31,6 +31,7 @@ def test_the_layer_that_all_terms_depend_on():
     published = [
         Alignment(feature="hidden_states", student_layer=5, teacher_layer=11),
         Alignment(feature="attention_probs", student_layer=6, teacher_layer=12),
+        Alignment(feature="value_relation", loss="kl", student_layer=6, teacher_layer=12),
     ]
     assert shared_layer([*published, LOGITS], depth=6) == 5
 

@@ -7,6 +7,7 @@ from huggingface_hub import ModelCard
 from distil_trainer.card import render_card
 from distil_trainer.errors import RecordError
 from distil_trainer.losses import LOSSES
+from distil_trainer.methods import METHODS
 from distil_trainer.record import Record
 
 # The whole card as one pattern. <ANY> matches within a line; all else is literal.
@@ -276,6 +277,17 @@ def test_every_loss_has_its_formula(feature, loss):
     layers = {} if feature == "logits" else BLOCKS
     card = render_card(distilled(alignments=[{"name": "x", "feature": feature, "loss": loss, **layers}]))
     assert f"| `{loss}`: " in card
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_cited(method):
+    paper = re.search(r"arXiv (\d{4}\.\d{5})", METHODS[method].__doc__)[1]
+    assert f"eprint = {{{paper}}}" in render_card(distilled(method=method))
+
+
+def test_what_is_compared_at_the_first_token_says_so():
+    term = {"name": "x", "feature": "hidden_states", "loss": "mse", "positions": "first", **BLOCKS}
+    assert "(S − T)², at the first token |" in render_card(distilled(alignments=[term]))
 
 
 def table(curve, **facts):

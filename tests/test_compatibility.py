@@ -1,6 +1,6 @@
 import pytest
 from conftest import tiny_config, tiny_model
-from transformers import BertForMaskedLM, BertForSequenceClassification, BertModel
+from transformers import BertForMaskedLM, BertForSequenceClassification, BertModel, LlamaConfig, LlamaModel
 
 from distil_trainer import Alignment, methods
 from distil_trainer.compatibility import check_pair
@@ -28,6 +28,33 @@ def test_what_does_not_fit_is_named_with_both_sizes(student, alignments, message
     model = BertModel(tiny_config(**{"num_hidden_layers": 2} | student))
     with pytest.raises(AlignmentError, match=message):
         check_pair(model, tiny_model(BertModel), alignments)
+
+
+def relation(feature="query_relation", heads=None):
+    return (Alignment(feature=feature, loss="kl", student_layer=2, teacher_layer=4, relation_heads=heads),)
+
+
+def test_relation_heads_allow_other_widths_and_head_counts():
+    narrow = BertModel(tiny_config(num_hidden_layers=2, hidden_size=24, num_attention_heads=2))
+    check_pair(narrow, tiny_model(BertModel), relation(heads=8))
+    with pytest.raises(AlignmentError, match=r"2, of the teacher 4.*one by one without relation_heads"):
+        check_pair(narrow, tiny_model(BertModel), relation())
+    with pytest.raises(AlignmentError, match=r"divide the student's width, 2 heads of 12; got 16. Choose a divisor"):
+        check_pair(narrow, tiny_model(BertModel), relation(heads=16))
+    with pytest.raises(AlignmentError, match=r"divide the teacher's width, 4 heads of 8; got 3. Choose a divisor"):
+        check_pair(narrow, tiny_model(BertModel), relation(heads=3))
+
+
+def test_relations_of_keys_and_values_count_the_heads_that_queries_share():
+    sizes = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+    teacher = LlamaModel(LlamaConfig(**sizes, num_hidden_layers=4, num_key_value_heads=2))
+    student = LlamaModel(LlamaConfig(**sizes, num_hidden_layers=2, num_key_value_heads=4))
+    check_pair(student, teacher, relation("query_relation"))
+    check_pair(student, teacher, relation("value_relation", heads=8))
+    with pytest.raises(AlignmentError, match="num_key_value_heads of the student is 4, of the teacher 2"):
+        check_pair(student, teacher, relation("value_relation"))
+    with pytest.raises(AlignmentError, match="divide the teacher's width, 2 heads of 8; got 32"):
+        check_pair(student, teacher, relation("key_relation", heads=32))
 
 
 def test_a_model_cannot_teach_itself():

@@ -72,6 +72,35 @@ def test_features_equal_what_transformers_returns(name, backend):
 
 
 @pytest.mark.parametrize("backend", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", MODELS)
+def test_values_are_those_that_the_map_mixes(name, backend):
+    torch.manual_seed(0)
+    model, inputs = MODELS[name]().eval(), batch()
+    model.set_attn_implementation(backend)
+    projections = {"bert": "value", "roberta": "value", "electra": "value", "distilbert": "v_lin"}
+    (linear,) = (
+        module for path, module in blocks(model)[1].named_modules() if path.split(".")[-1] == projections[name]
+    )
+    seen = []
+    linear.register_forward_hook(lambda module, args, output: seen.append(output))
+    reader = FeatureReader(model, hidden_layers=[], attention_layers=[2])
+    with torch.no_grad(), reader.reading() as features:
+        model(**inputs)
+    assert torch.equal(features.heads[2].value.transpose(1, 2).flatten(2), seen[0])
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+def test_shared_keys_and_values_are_read_as_they_are(backend):
+    model = LlamaModel(LlamaConfig(**SIZES, num_key_value_heads=2)).eval()
+    model.set_attn_implementation(backend)
+    reader = FeatureReader(model, hidden_layers=[], attention_layers=[2])
+    with torch.no_grad(), reader.reading() as features:
+        model(**batch())
+    heads = features.heads[2]
+    assert [x.size(1) for x in (heads.query, heads.key, heads.value)] == [4, 2, 2]
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
 def test_the_model_computes_the_same_and_is_left_as_it_was(backend):
     model, inputs = tiny_model(BertModel).eval(), batch()
     model.set_attn_implementation(backend)

@@ -38,6 +38,7 @@ def term(feature, student_layer=None, teacher_layer=None, loss="mse"):
 MAP = [
     *(term("hidden_states", k, 2 * k) for k in range(7)),
     *(term("attention_scores", k, 2 * k) for k in range(1, 7)),
+    *(term(f"{name}_relation", 6, 12, loss="kl") for name in ("query", "key", "value")),
     term("logits", loss="soft_cross_entropy"),
 ]
 DEPTHS = {"student_layers": 6, "teacher_layers": 12}

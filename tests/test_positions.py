@@ -3,7 +3,7 @@ import torch
 from conftest import pad_batch, ragged_examples
 
 from distil_trainer.errors import DataError
-from distil_trainer.positions import UNITS, count_positions, token_mask
+from distil_trainer.positions import UNITS, count_positions, first_mask, token_mask
 
 
 def test_counts_of_a_step_are_the_sums_over_its_micro_batches():
@@ -21,6 +21,14 @@ def test_counts_of_a_step_are_the_sums_over_its_micro_batches():
         batches = [pad_batch([examples[i] for i in part]) for part in parts]
         counts = count_positions(batches, shifts_labels=False)
         assert dict(zip(UNITS, counts.tolist(), strict=True)) == expected
+
+
+def test_the_first_token_of_a_row_is_the_first_attended_one():
+    mask = torch.tensor([[1, 1, 0], [0, 1, 1], [0, 0, 0]])
+    batch = {"input_ids": torch.ones(3, 3), "attention_mask": mask}
+    assert first_mask(batch).tolist() == [[True, False, False], [False, True, False], [False, False, False]]
+    counts = dict(zip(UNITS, count_positions([batch], shifts_labels=False).tolist(), strict=True))
+    assert counts["rows"] == 2
 
 
 def test_causal_models_predict_no_first_token():

@@ -257,6 +257,40 @@ def test_distillations_that_are_refused(load, override, message):
     assert message in load_error(load, DISTILL, override, cls=DistillRecipe)
 
 
+def test_a_method_brings_its_task_weight_and_takes_options(load):
+    options = "method_options={relation_heads: 8, teacher_layer: 5}"
+    recipe = load(DISTILL, "alignments=[]", "method=minilmv2", options, cls=DistillRecipe)
+    alignments, task_weight = recipe.terms(teacher_layers=6)
+    assert [(a.name, a.relation_heads) for a in alignments] == [
+        (f"{feature}_relation_s3_t5", 8) for feature in ("query", "key", "value")
+    ]
+    assert task_weight == 0
+    recipe = load(DISTILL, "alignments=[]", "method=distilbert", cls=DistillRecipe)
+    assert recipe.terms(teacher_layers=6)[1] == 2
+    recipe = load(DISTILL, "alignments=[]", "method=distilbert", "task_weight=0.5", cls=DistillRecipe)
+    assert recipe.terms(teacher_layers=6)[1] == 0.5
+    recipe = load(DISTILL, cls=DistillRecipe)
+    assert recipe.terms(teacher_layers=6) == (recipe.alignments, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("{relation_head: 8}", "method_options.relation_head: unknown key. Did you mean relation_heads?"),
+        ("{student_layers: 8}", "method_options.student_layers: unknown key."),
+        ("{relation_heads: many}", "method_options.relation_heads: expected a whole number; came 'many' (text)."),
+    ],
+)
+def test_options_that_the_method_does_not_take_are_refused(load, options, message):
+    overrides = ("alignments=[]", "method=minilmv2", f"method_options={options}")
+    assert message in load_error(load, DISTILL, *overrides, cls=DistillRecipe)
+
+
+def test_alignments_have_no_options_of_a_method(load):
+    message = load_error(load, DISTILL, "method_options={alpha: 0.5}", cls=DistillRecipe)
+    assert "method_options: expected none without a method; came {'alpha': 0.5}." in message
+
+
 def test_an_unknown_method_is_refused(load):
     message = load_error(load, DISTILL, "alignments=[]", "method=lightbert", cls=DistillRecipe)
     assert "override 'method=lightbert': method: expected one of lightmbert" in message

@@ -8,7 +8,7 @@ teacher gets no gradient.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from distil_trainer.losses import attention, hidden, logits
+from distil_trainer.losses import attention, hidden, logits, relation
 from distil_trainer.losses._common import SumCount
 from distil_trainer.losses._rows import LogitRows
 from distil_trainer.losses.attention import Heads
@@ -37,6 +37,9 @@ LOSSES: dict[str, dict[str, Loss]] = {
         "row_mse": Loss(attention.probs_row_mse, "tokens"),
         "kl": Loss(attention.probs_kl, "tokens"),
     },
+    "query_relation": {"kl": Loss(relation.kl, "tokens")},
+    "key_relation": {"kl": Loss(relation.kl, "tokens")},
+    "value_relation": {"kl": Loss(relation.kl, "tokens")},
     "logits": {
         "kl": Loss(logits.kl, "positions"),
         "reverse_kl": Loss(logits.reverse_kl, "positions"),

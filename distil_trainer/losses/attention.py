@@ -20,11 +20,12 @@ a few rows high (a tile spans all heads and the whole batch, and is one row of e
 
 
 class Heads(NamedTuple):
-    """What one attention block computes its map from.
+    """What one attention block computes its map from, and the values that the map then mixes.
 
-    Shapes: `query` [B, H, T, d]; `key` [B, Hk, T, d], where query head h reads key head h // (H / Hk); `visible` bool,
-    broadcastable to [B, H, T, T], True where query i may look at key j, None for everywhere. B batch, H heads, Hk key
-    heads, T tokens, d head width. `scaling` multiplies query . key. `causal` hides the keys j > i as well.
+    Shapes: `query` [B, H, T, d]; `key` [B, Hk, T, d], where query head h reads key head h // (H / Hk); `value`
+    [B, Hk, T, e], which no loss between maps reads, so it may be None; `visible` bool, broadcastable to [B, H, T, T],
+    True where query i may look at key j, None for everywhere. B batch, H heads, Hk key heads, T tokens, d and e head
+    widths. `scaling` multiplies query . key. `causal` hides the keys j > i as well.
     """
 
     query: Tensor
@@ -32,6 +33,7 @@ class Heads(NamedTuple):
     scaling: float
     visible: Tensor | None = None
     causal: bool = False
+    value: Tensor | None = None
 
 
 def probs_mse(student: Heads, teacher: Heads, mask: Tensor) -> SumCount:

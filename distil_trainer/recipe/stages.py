@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from distil_trainer.alignment import Alignment, check_alignments
 from distil_trainer.errors import RecipeError
-from distil_trainer.methods import METHODS
+from distil_trainer.methods import METHODS, SETTINGS
 from distil_trainer.recipe.models import StudentSpec, TeacherSource
 from distil_trainer.recipe.strict import PlacedError, check_text_keys, convert, join, refuse_unknown, require
 from distil_trainer.recipe.task import ScoredData, TaskData
@@ -86,8 +86,9 @@ class DistillRecipe:
         data: the text.
         output_dir: where checkpoints, the student and the record go.
         method: a published method by name (`distil_trainer.methods`); else give `alignments`.
+        method_options: of the method, as its function calls them: `{relation_heads: 24}`.
         alignments: what is compared, each with the fields of `distil_trainer.Alignment`; else give `method`.
-        task_weight: weight of the student's own loss on labels.
+        task_weight: weight of the student's own loss on labels; null takes the method's, or 0 with `alignments`.
         balance_terms: give all terms gradients of the same norm (`distil_trainer.DistillationTrainer`).
         save_undistilled: keep the student as it is before it learns, in `output_dir/undistilled`: what to compare with.
         training: `transformers.TrainingArguments`, as they are called there.
@@ -99,8 +100,9 @@ class DistillRecipe:
     data: TextData
     output_dir: str
     method: str | None = None
+    method_options: dict[str, Any] = field(default_factory=dict)
     alignments: tuple[Alignment, ...] = ()
-    task_weight: float = 0.0
+    task_weight: float | None = None
     balance_terms: bool = False
     save_undistilled: bool = False
     training: dict[str, Any] = field(default_factory=dict)
@@ -113,10 +115,24 @@ class DistillRecipe:
             raise RecipeError(f"expected either method or alignments; came {came}. Methods: {', '.join(METHODS)}.")
         if self.method is not None:
             require(self.method in METHODS, "method", f"one of {', '.join(METHODS)}", self.method)
+        _check_options(self.method, self.method_options)
         check_alignments(self.alignments, student_layers=self.student.num_hidden_layers)
-        require(self.task_weight >= 0, "task_weight", "0 or more", self.task_weight)
+        require((self.task_weight or 0) >= 0, "task_weight", "0 or more", self.task_weight)
         _check_training(self.training, {"output_dir": "output_dir"})
         _check_stream(self.data, self.training)
+
+    def terms(self, teacher_layers: int) -> tuple[tuple[Alignment, ...], float]:
+        """What is compared with a teacher of so many blocks, and the weight of the student's own loss.
+
+        Raises:
+            AlignmentError: the method cannot have these depths or options.
+        """
+        alignments, task_weight = self.alignments, 0.0
+        if self.method is not None:
+            depths = {"student_layers": self.student.num_hidden_layers, "teacher_layers": teacher_layers}
+            alignments = METHODS[self.method](**depths, **self.method_options)
+            task_weight = SETTINGS[self.method].task_weight
+        return alignments, task_weight if self.task_weight is None else self.task_weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +242,20 @@ class PublishRecipe:
         is_id = bool(HUB_ID.fullmatch(self.repo_id)) and "/" in self.repo_id
         require(is_id, "repo_id", "namespace/name on the Hub", self.repo_id)
         require(self.timeout > 0, "timeout", "more than 0", self.timeout)
+
+
+def _check_options(method: str | None, options: Mapping[str, Any]) -> None:
+    """Checks names and types against what the method's function takes besides the two depths."""
+    if method is None:
+        require(not options, "method_options", "none without a method", dict(options))
+        return
+    check_text_keys(dict(options), "method_options")
+    hints = get_type_hints(METHODS[method])
+    known = set(hints) - {"student_layers", "teacher_layers", "return"}
+    for key, value in options.items():
+        if key not in known:
+            refuse_unknown(key, known, "method_options")
+        convert(value, hints[key], join("method_options", key))
 
 
 def _check_training(training: Mapping[str, Any], elsewhere: Mapping[str, str]) -> None:

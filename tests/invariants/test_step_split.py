@@ -14,6 +14,12 @@ TERMS = {
         Alignment(feature="attention_scores", student_layer=2, teacher_layer=4),
         Alignment(feature="logits", loss="kl", temperature=2.0, positions="labels"),
     ),
+    "relations, first tokens": (
+        Alignment(feature="hidden_states", loss="normalized_mse", student_layer=1, teacher_layer=2, positions="first"),
+        Alignment(feature="query_relation", loss="kl", student_layer=1, teacher_layer=2, relation_heads=8),
+        Alignment(feature="key_relation", loss="kl", student_layer=2, teacher_layer=4),
+        Alignment(feature="value_relation", loss="kl", student_layer=2, teacher_layer=4),
+    ),
 }
 
 

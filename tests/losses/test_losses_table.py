@@ -13,9 +13,11 @@ MASK = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 1, 0]], dtype=torch.bool
 
 
 def make(feature, seed, dtype=torch.float64):
-    """The tensors of one model: (states,), (logits,) or (query, key). Tokens are dimension -2 of each."""
+    """The tensors of one model: (states,), (logits,), (vectors,) or (query, key). Tokens are dimension -2 of each."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = {"hidden_states": [(3, 4, 5)], "logits": [(3, 4, 7)]}.get(feature, [(3, 2, 4, 3)] * 2)
+    shapes = {"hidden_states": [(3, 4, 5)], "logits": [(3, 4, 7)]}.get(
+        feature, [(3, 2, 4, 3)] * (2 if feature.startswith("attention") else 1)
+    )
     return tuple(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes)
 
 
@@ -38,6 +40,9 @@ def test_table():
         "hidden_states": {"mse": "tokens", "cosine": "tokens", "normalized_mse": "tokens"},
         "attention_scores": {"mse": "pairs"},
         "attention_probs": {"mse": "pairs", "row_mse": "tokens", "kl": "tokens"},
+        "query_relation": {"kl": "tokens"},
+        "key_relation": {"kl": "tokens"},
+        "value_relation": {"kl": "tokens"},
         "logits": dict.fromkeys(["kl", "reverse_kl", "js", "mse", "soft_cross_entropy"], "positions"),
     }
 

@@ -62,6 +62,21 @@ def test_distill_recipes_run(path, tmp_path, capsys):
         assert any(not before[name].equal(after[name]) for name in before)
 
 
+def test_a_method_with_options_runs_and_is_cited(tmp_path, capsys):
+    path = ROOT / "recipes" / "quickstart" / "distill.yaml"
+    options = ["method=minilmv2", "method_options={relation_heads: 8}"]
+    script("distill").main(str(path), [*distill_overrides(path, tmp_path), *options])
+    record = Record.load(tmp_path / "student" / "distillation.json")
+    assert (record.method, record.task_weight) == ("minilmv2", 0.0)
+    assert [(a.name, a.relation_heads) for a in record.alignments] == [
+        (f"{part}_relation_s3_t6", 8) for part in ("query", "key", "value")
+    ]
+    card = (tmp_path / "student" / "README.md").read_text()
+    assert "`kl`: mean over heads of KL(softmax(TTᵀ/√d) ‖ softmax(SSᵀ/√d)), 8 relation heads |" in card
+    assert "eprint = {2012.15828}" in card
+    assert "learns value relations from teacher block 6 (kl, 8 relation heads)" in capsys.readouterr().out
+
+
 def test_the_reference_pairing_is_a_list_in_its_recipe():
     recipe = load_recipe(DistillRecipe, ROOT / "recipes" / "swedish_mbert" / "as_published.yaml")
     assert [a.name for a in recipe.alignments] == ["hidden_states_s5_t11", "attention_probs_s6_t12"]
