@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from distil_trainer.alignment import RELATIONS, Alignment, check_alignments
 from distil_trainer.errors import AlignmentError
+from distil_trainer.schedule import Schedule
 
 
 def lightmbert(*, student_layers: int, teacher_layers: int) -> tuple[Alignment, ...]:
@@ -38,14 +39,20 @@ def lightmbert(*, student_layers: int, teacher_layers: int) -> tuple[Alignment, 
 
 
 def tinybert(
-    *, student_layers: int, teacher_layers: int, stage: Literal["layers", "logits"] = "layers", temperature: float = 1.0
+    *,
+    student_layers: int,
+    teacher_layers: int,
+    stage: Literal["layers", "logits", "both"] = "layers",
+    temperature: float = 1.0,
+    switch: float = 0.8,
 ) -> tuple[Alignment, ...]:
     """TinyBERT (Jiao et al. 2020, arXiv 1909.10351): every block of the student learns from every n-th of the teacher.
 
     `"layers"`: `loss = sum over k = 1..M of MSE(attention scores k, g(k)) + sum over k = 0..M of MSE(hidden k, g(k))`,
     with M = student_layers and g(k) = k * teacher_layers / M: all of the general stage, and the first part of the task
-    stage (with a teacher that was fine-tuned on the task). `"logits"`: the second part, soft cross entropy. Weights 1.
-    The general stage starts from random weights, the task stage from its student.
+    stage (with a teacher that was fine-tuned on the task). `"logits"`: the second part, soft cross entropy. `"both"`
+    has the two in one run: the layers until `switch`, the logits after. Weights 1. The general stage starts from random
+    weights, the task stage from its student.
 
     Without the learned projection of the paper, so the widths must be equal. The authors' code averages the squared
     differences over padding too (where both scores are 0), and the cross entropy over the classes too; here padding
@@ -56,6 +63,7 @@ def tinybert(
         teacher_layers: blocks of the teacher.
         stage: what is compared.
         temperature: of the logits.
+        switch: the share of the optimizer steps that the layers get (`"both"` only).
 
     Raises:
         AlignmentError: as `lightmbert`; or `student_layers` does not divide `teacher_layers`, or `stage` is unknown.
@@ -63,15 +71,18 @@ def tinybert(
     Source: section 3; the authors' `general_distill.py` and `task_distill.py`.
     """
     step = _step(student_layers, teacher_layers)
-    _require_choice("stage", stage, ("layers", "logits"))
-    alignments: tuple[Alignment, ...] = (
-        Alignment(feature="logits", loss="soft_cross_entropy", temperature=temperature),
+    _require_choice("stage", stage, ("layers", "logits", "both"))
+    first: dict[str, Any] = {}
+    then: dict[str, Any] = {}
+    if stage == "both":
+        first["weight"] = Schedule(start=1.0, end=0.0, begin=switch, finish=switch)
+        then["weight"] = Schedule(start=0.0, end=1.0, begin=switch, finish=switch)
+    layers = (
+        *(_pair("attention_scores", k, k * step, **first) for k in range(1, student_layers + 1)),
+        *(_pair("hidden_states", k, k * step, **first) for k in range(student_layers + 1)),
     )
-    if stage == "layers":
-        alignments = (
-            *(_pair("attention_scores", k, k * step) for k in range(1, student_layers + 1)),
-            *(_pair("hidden_states", k, k * step) for k in range(student_layers + 1)),
-        )
+    logits = Alignment(feature="logits", loss="soft_cross_entropy", temperature=temperature, **then)
+    alignments = {"layers": layers, "logits": (logits,), "both": (*layers, logits)}[stage]
     return _checked(alignments, student_layers, teacher_layers)
 
 

@@ -210,6 +210,13 @@ def test_a_published_method_by_name(load):
     assert (recipe.method, recipe.alignments, recipe.training["learning_rate"]) == ("lightmbert", (), 3e-4)
 
 
+def test_schedules_are_written_as_mappings(load):
+    change = "alignments=[{feature: logits, loss: kl, weight: {start: 0, end: 1, shape: cosine}}]"
+    recipe = load(DISTILL, change, "task_weight={start: 1, end: 0.5, begin: 0.5}", cls=DistillRecipe)
+    assert recipe.alignments[0].weight == Schedule(start=0.0, end=1.0, shape="cosine")
+    assert recipe.terms(teacher_layers=6)[1] == Schedule(start=1.0, end=0.5, begin=0.5)
+
+
 def test_a_fine_tuning(load):
     recipe = load(FINETUNE, cls=FinetuneRecipe)
     assert recipe.models == {"teacher": "org/teacher", "student": "out/student"}
