@@ -6,7 +6,7 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
-from distil_trainer.alignment import Alignment
+from distil_trainer import Alignment, Schedule
 from distil_trainer.errors import RecipeError
 from distil_trainer.recipe import DistillRecipe, FinetuneRecipe, load_recipe
 
