@@ -4,6 +4,8 @@ accelerate launch recipes/distill.py RECIPE.yaml [key=value ...]
 """
 
 import sys
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,9 @@ from distil_trainer.recipe import (
 )
 from distil_trainer.speed import measure_speeds
 from distil_trainer.teacher import fast_dtype
-from distil_trainer.text import read_text
+from distil_trainer.text import raw_texts, read_text
 from distil_trainer.text.masking import MaskingCollator
+from distil_trainer.vocabulary import TrimmedVocabulary, trim_vocabulary
 
 UNDISTILLED = "undistilled"
 
@@ -38,7 +41,10 @@ def main(path: str, overrides: list[str]) -> None:
     set_seed(args.seed)
     tokenizer = load_tokenizer(recipe.teacher.name, recipe.teacher.revision)
     with args.main_process_first(desc="preparing the text"):
+        trimmed = trim(recipe, tokenizer)
+        tokenizer = trimmed.tokenizer if trimmed else tokenizer
         text = read_text(recipe.data, tokenizer, seed=args.seed, processes=args.world_size)
+    kept_ids = trimmed.kept_ids if trimmed else None
     teacher = load_model(recipe.teacher)
     student = build_student(
         teacher,
@@ -46,6 +52,7 @@ def main(path: str, overrides: list[str]) -> None:
         layers=recipe.student.layers,
         freeze_embeddings=recipe.student.freeze_embeddings,
         dropout=recipe.student.dropout,
+        kept_ids=kept_ids,
     )
     alignments = recipe.alignments or methods.METHODS[recipe.method or ""](
         student_layers=recipe.student.num_hidden_layers, teacher_layers=teacher.config.num_hidden_layers
@@ -65,6 +72,7 @@ def main(path: str, overrides: list[str]) -> None:
         alignments=alignments,
         task_weight=recipe.task_weight,
         balance_terms=recipe.balance_terms,
+        kept_ids=kept_ids,
         train_dataset=text.train,
         eval_dataset=text.validation,
         data_collator=collator,
@@ -88,7 +96,7 @@ def main(path: str, overrides: list[str]) -> None:
         if recipe.save_undistilled and (checkpoint is None or not (folder / UNDISTILLED).exists()):
             student.save_pretrained(folder / UNDISTILLED)
             tokenizer.save_pretrained(folder / UNDISTILLED)
-        print(f"{student.provenance}\n{layer_map(alignments)}", flush=True)
+        print(*filter(None, (trimmed, student.provenance, layer_map(alignments))), sep="\n", flush=True)
     trainer.train(resume_from_checkpoint=checkpoint)
     if text.validation is not None:
         trainer.log_metrics("eval", trainer.evaluate())
@@ -99,6 +107,14 @@ def main(path: str, overrides: list[str]) -> None:
         trainer.create_model_card()
         print(f"The student and its page: {folder / PAGE}")
     trainer.end()
+
+
+def trim(recipe: DistillRecipe, tokenizer: Any) -> TrimmedVocabulary | None:
+    """The pieces that the student keeps, by the training text; None for all of them."""
+    if recipe.student.vocabulary is None:
+        return None
+    options = asdict(recipe.student.vocabulary)
+    return trim_vocabulary(tokenizer, islice(raw_texts(recipe.data), options.pop("texts")), **options)
 
 
 if __name__ == "__main__":

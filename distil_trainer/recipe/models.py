@@ -58,6 +58,36 @@ class TeacherSource:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VocabularySpec:
+    """How much of the teacher's vocabulary the training text needs: arguments of `vocabulary.trim_vocabulary`.
+
+    Attributes:
+        coverage: keep as few pieces as make up this share of the tokens.
+        min_count: keep no piece that occurs less often.
+        max_size: keep at most so many.
+        multiple_of: keep further pieces until their number is a multiple of this.
+        always: pieces to keep, spelled as in the vocabulary.
+        texts: how many texts are counted, from the first on; null: all.
+    """
+
+    coverage: float | None = None
+    min_count: int | None = None
+    max_size: int | None = None
+    multiple_of: int = 1
+    always: tuple[str, ...] = ()
+    texts: int | None = None
+
+    def __post_init__(self) -> None:
+        limits = (self.coverage, self.min_count, self.max_size)
+        require(any(limit is not None for limit in limits), "coverage", "coverage, min_count or max_size", None)
+        if self.coverage is not None:
+            require(0 < self.coverage <= 1, "coverage", "above 0 and at most 1", self.coverage)
+        for name in ("min_count", "max_size", "multiple_of", "texts"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, "at least 1", value)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudentSpec:
     """What the student is made of.
 
@@ -67,6 +97,7 @@ class StudentSpec:
         layers: which teacher blocks it starts from: bottom, top, spread, or a list counted from 1.
         freeze_embeddings: keep the teacher's embeddings as they are.
         dropout: every dropout probability of the student while it is distilled; null keeps the teacher's.
+        vocabulary: how much of the teacher's it keeps; null: all of it.
         license: the student's license, for the card; "other" needs the two that follow.
         license_name: of a license that the Hub has no identifier for.
         license_link: where it can be read.
@@ -78,6 +109,7 @@ class StudentSpec:
     layers: Literal["bottom", "top", "spread"] | tuple[int, ...] = "bottom"
     freeze_embeddings: bool = False
     dropout: float | None = 0.0
+    vocabulary: VocabularySpec | None = None
     license: str | None = None
     license_name: str | None = None
     license_link: str | None = None

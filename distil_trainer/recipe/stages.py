@@ -114,6 +114,8 @@ class DistillRecipe:
         if self.method is not None:
             require(self.method in METHODS, "method", f"one of {', '.join(METHODS)}", self.method)
         check_alignments(self.alignments, student_layers=self.student.num_hidden_layers)
+        counts_text = self.student.vocabulary is None or self.data.prepared is None
+        require(counts_text, "student.vocabulary", "null with data.prepared, whose text is no longer there", "both")
         require(self.task_weight >= 0, "task_weight", "0 or more", self.task_weight)
         _check_training(self.training, {"output_dir": "output_dir"})
         _check_stream(self.data, self.training)

@@ -7,7 +7,7 @@ import pytest
 import transformers
 from safetensors.torch import load_file
 from tiny_runs import QUIET, ROOT, WORDS, recipes_with, save_model, script, write_lines
-from transformers import BertForPreTraining, BertModel
+from transformers import BertForMaskedLM, BertForPreTraining, BertModel
 
 from distil_trainer import Record
 from distil_trainer.errors import DataError, RecipeError
@@ -87,6 +87,41 @@ def test_missing_text_is_named(tmp_path):
     path = ROOT / "recipes" / "quickstart" / "distill.yaml"
     with pytest.raises(DataError, match="no file matches nothing/"):
         script("distill").main(str(path), [*distill_overrides(path, tmp_path), "data.files=['nothing/*.txt']"])
+
+
+def test_a_student_in_a_smaller_vocabulary(tmp_path, capsys):
+    path = ROOT / "recipes" / "quickstart" / "distill.yaml"
+    logits = {"feature": "logits", "loss": "kl"}
+    words = [
+        *distill_overrides(path, tmp_path),
+        "teacher.model_class=AutoModelForMaskedLM",
+        "method=null",
+        f"alignments=[{json.dumps(logits)}]",
+        "data.mlm_probability=0.5",
+        "student.vocabulary.coverage=0.7",
+        "student.vocabulary.texts=30",
+        "save_undistilled=true",
+    ]
+    save_model(tmp_path / "teacher", BertForMaskedLM, 6)
+    script("distill").main(str(path), words)
+    out, folder = capsys.readouterr().out, tmp_path / "student"
+    record = Record.load(folder / "distillation.json")
+    kept = record.provenance.kept_pieces
+    assert 5 < kept < len(WORDS) + 5
+    assert f"{kept} of {len(WORDS) + 5} pieces are kept" in out
+    assert f"vocabulary: {kept} of the teacher's 99 pieces" in out
+    assert (record.student.vocabulary, record.teacher.vocabulary, record.provenance.teacher_pieces) == (kept, 99, 99)
+    assert f"Its vocabulary holds {kept} of the teacher's 99 pieces" in (folder / "README.md").read_text()
+    for place in (folder, folder / "undistilled"):
+        model = transformers.AutoModelForMaskedLM.from_pretrained(place)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+        assert len(tokenizer) == model.config.vocab_size == kept
+        assert tokenizer.unk_token_id in tokenizer(" ".join(WORDS))["input_ids"]
+        assert model(**tokenizer(WORDS[0], return_tensors="pt")).logits.shape[-1] == kept
+    rows = load_file(folder / "undistilled" / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
+    teacher = load_file(tmp_path / "teacher" / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
+    old = transformers.AutoTokenizer.from_pretrained(tmp_path / "teacher").get_vocab()
+    assert all(rows[number].equal(teacher[old[piece]]) for piece, number in tokenizer.get_vocab().items())
 
 
 def test_a_distillation_that_goes_on_ends_with_the_same_weights(tmp_path):
