@@ -8,8 +8,9 @@ the rows of its word table. The pieces that are kept keep their vectors, so noth
     DistillationTrainer(student, teacher_model=teacher, kept_ids=trimmed.kept_ids, processing_class=trimmed.tokenizer)
 
 Texts are tokenised with the student's tokenizer. Each of its pieces is one of the teacher's, which sees the same pieces
-under its own ids. A text whose pieces are all kept is cut as it was; in others the words with a dropped piece are cut
-into smaller pieces.
+under its own ids. A text whose pieces are all known and kept is cut as it was; in others the words with a dropped piece
+are cut into smaller pieces. (A word that a WordPiece did not know may become known: it takes the longest piece that
+fits, also into a dead end, and that piece may be gone.)
 
 Source: Load What You Need: Smaller Versions of Multilingual BERT (arXiv 2010.05609) section 2.
 """

@@ -1,11 +1,28 @@
 import json
+import random
 from collections import Counter
 from itertools import pairwise
 
 import pytest
 import torch
 from datasets.fingerprint import Hasher
-from tiny_tokenizers import KINDS, SPECIAL, TEXTS, bert, gpt2, llama2, roberta, sentences, t5, words, xlmr
+from tiny_tokenizers import (
+    KINDS,
+    SPECIAL,
+    TEXTS,
+    bert,
+    gpt2,
+    letters,
+    llama2,
+    random_bpe,
+    random_unigram,
+    random_wordpiece,
+    roberta,
+    sentences,
+    t5,
+    words,
+    xlmr,
+)
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
@@ -48,6 +65,24 @@ def test_a_text_whose_pieces_are_all_kept_is_cut_as_it_was(make, coverage):
         if kept.issuperset(before):
             cut += 1
             assert old_ids(trimmed, text) == before
+    assert cut > 40
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("make", [random_unigram, random_bpe, random_wordpiece])
+def test_that_holds_for_random_pieces(make, seed):
+    draw = random.Random(seed)
+    teacher = make(draw)
+    texts = [" ".join(letters(draw, draw.randint(1, 12)) for _ in range(draw.randint(1, 4))) for _ in range(200)]
+    cut = 0
+    for coverage in (0.4, 0.8, 1.0):
+        trimmed = trim_vocabulary(teacher, texts[:40], coverage=coverage)
+        kept = set(trimmed.kept_ids)
+        for text in texts:
+            before = teacher(text)["input_ids"]
+            if kept.issuperset(before) and not (make is random_wordpiece and teacher.unk_token_id in before):
+                cut += 1
+                assert old_ids(trimmed, text) == before
     assert cut > 40
 
 

@@ -139,4 +139,48 @@ def words():
     return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
 
 
+def _of_random_pieces(model, unknown):
+    backend = Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token=unknown)
+
+
+def random_unigram(draw):
+    """Few different scores, so that many cuts of a word are equally good, and not every character by itself."""
+    pieces = {letters(draw, draw.randint(2, 6)) for _ in range(40)}
+    entries = [(piece, -float(draw.randint(1, 9))) for piece in sorted(pieces)]
+    entries += [(letter, -float(draw.randint(3, 9))) for letter in LETTERS[:-1]]
+    draw.shuffle(entries)
+    return _of_random_pieces(models.Unigram([("<unk>", 0.0), *entries], unk_id=0), "<unk>")
+
+
+def random_bpe(draw):
+    """Several merges that make the same piece, tried in any order."""
+    ids = {"<unk>": 0} | {letter: number for number, letter in enumerate(LETTERS, start=1)}
+    merges = {}
+    for _ in range(120):
+        left, right = draw.choices(list(ids)[1:], k=2)
+        if len(left + right) <= 7:
+            merges[left, right] = ids.setdefault(left + right, len(ids))
+    order = list(merges)
+    draw.shuffle(order)
+    return _of_random_pieces(models.BPE(ids, order, unk_token="<unk>", ignore_merges=draw.random() < 0.5), "<unk>")
+
+
+def random_wordpiece(draw):
+    """Not every character at every place, so that words may be unknown."""
+    forms = [form for letter in LETTERS for form in (letter, "##" + letter)][:-1]
+    pieces = [prefix + letters(draw, draw.randint(2, 6)) for prefix in ("", "##") for _ in range(30)]
+    ids = {piece: number for number, piece in enumerate(dict.fromkeys(["[UNK]", *forms, *pieces]))}
+    return _of_random_pieces(models.WordPiece(ids, unk_token="[UNK]"), "[UNK]")
+
+
+LETTERS = "abcd"
+
+
+def letters(draw, count):
+    """A word of these letters."""
+    return "".join(draw.choices(LETTERS, k=count))
+
+
 KINDS = {make.__name__: make for make in (bert, gpt2, roberta, llama3, llama2, xlmr, t5, words)}
