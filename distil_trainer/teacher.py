@@ -67,8 +67,8 @@ class Teacher:
         model: the teacher.
         alignments: what will be compared.
         dtype: cast the model to this (in place); None leaves it as it is.
-        kept_ids: batches hold the ids of a student that has these of the model's pieces only; None for the same ids.
         compile_options: run it through `torch.compile` with these; None leaves it as it is.
+        kept_ids: batches hold the ids of a student that has these of the model's pieces only; None for the same ids.
 
     Attributes:
         model: the model as it was given, with all its pieces.

@@ -4,12 +4,11 @@ accelerate launch recipes/distill.py RECIPE.yaml [key=value ...]
 """
 
 import sys
-from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import PartialState
 from transformers import DataCollatorWithPadding, TrainingArguments
 from transformers.trainer_utils import set_seed
 
@@ -27,7 +26,8 @@ from distil_trainer.speed import measure_speeds
 from distil_trainer.teacher import fast_dtype
 from distil_trainer.text import raw_texts, read_text
 from distil_trainer.text.masking import MaskingCollator
-from distil_trainer.vocabulary import TrimmedVocabulary, trim_vocabulary
+from distil_trainer.text.prepared import prepared_tokenizer
+from distil_trainer.vocabulary import match_pieces, trim_vocabulary
 
 UNDISTILLED = "undistilled"
 
@@ -41,10 +41,8 @@ def main(path: str, overrides: list[str]) -> None:
     set_seed(args.seed)
     tokenizer = load_tokenizer(recipe.teacher.name, recipe.teacher.revision)
     with args.main_process_first(desc="preparing the text"):
-        trimmed = trim(recipe, tokenizer)
-        tokenizer = trimmed.tokenizer if trimmed else tokenizer
+        tokenizer, kept_ids = vocabulary_of(recipe, tokenizer)
         text = read_text(recipe.data, tokenizer, seed=args.seed, processes=args.world_size)
-    kept_ids = trimmed.kept_ids if trimmed else None
     teacher = load_model(recipe.teacher)
     student = build_student(
         teacher,
@@ -96,7 +94,7 @@ def main(path: str, overrides: list[str]) -> None:
         if recipe.save_undistilled and (checkpoint is None or not (folder / UNDISTILLED).exists()):
             student.save_pretrained(folder / UNDISTILLED)
             tokenizer.save_pretrained(folder / UNDISTILLED)
-        print(*filter(None, (trimmed, student.provenance, layer_map(alignments))), sep="\n", flush=True)
+        print(f"{student.provenance}\n{layer_map(alignments)}", flush=True)
     trainer.train(resume_from_checkpoint=checkpoint)
     if text.validation is not None:
         trainer.log_metrics("eval", trainer.evaluate())
@@ -109,12 +107,18 @@ def main(path: str, overrides: list[str]) -> None:
     trainer.end()
 
 
-def trim(recipe: DistillRecipe, tokenizer: Any) -> TrimmedVocabulary | None:
-    """The pieces that the student keeps, by the training text; None for all of them."""
-    if recipe.student.vocabulary is None:
-        return None
-    options = asdict(recipe.student.vocabulary)
-    return trim_vocabulary(tokenizer, islice(raw_texts(recipe.data), options.pop("texts")), **options)
+def vocabulary_of(recipe: DistillRecipe, tokenizer: Any) -> tuple[Any, tuple[int, ...] | None]:
+    """The student's tokenizer, and the teacher's ids of its pieces where these are not all."""
+    spec = recipe.student.vocabulary
+    if spec is None:
+        return tokenizer, None
+    if recipe.data.prepared is not None:
+        own = prepared_tokenizer(recipe.data.prepared)
+        return own, match_pieces(tokenizer, own)
+    trimmed = trim_vocabulary(tokenizer, raw_texts(recipe.data, spec.texts), **spec.limits)
+    if PartialState().is_main_process:
+        print(trimmed, flush=True)
+    return trimmed.tokenizer, trimmed.kept_ids
 
 
 if __name__ == "__main__":

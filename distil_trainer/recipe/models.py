@@ -1,6 +1,6 @@
 """The models of a recipe: where the teacher comes from, and what the student is made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -68,6 +68,7 @@ class VocabularySpec:
         multiple_of: keep further pieces until their number is a multiple of this.
         always: pieces to keep, spelled as in the vocabulary.
         texts: how many texts are counted, from the first on; null: all.
+        prepared: keep the pieces that `data.prepared` was made with, instead of all that.
     """
 
     coverage: float | None = None
@@ -76,15 +77,23 @@ class VocabularySpec:
     multiple_of: int = 1
     always: tuple[str, ...] = ()
     texts: int | None = None
+    prepared: bool = False
 
     def __post_init__(self) -> None:
-        limits = (self.coverage, self.min_count, self.max_size)
-        require(any(limit is not None for limit in limits), "coverage", "coverage, min_count or max_size", None)
+        limited = any(limit is not None for limit in (self.coverage, self.min_count, self.max_size))
+        require(limited or self.prepared, "coverage", "coverage, min_count or max_size", None)
+        require(not (limited and self.prepared), "prepared", "false with coverage, min_count or max_size", True)
         if self.coverage is not None:
             require(0 < self.coverage <= 1, "coverage", "above 0 and at most 1", self.coverage)
         for name in ("min_count", "max_size", "multiple_of", "texts"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, "at least 1", value)
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What `trim_vocabulary` takes."""
+        names = [field.name for field in fields(self) if field.name not in ("texts", "prepared")]
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,14 @@ def read_text(data: TextData, tokenizer: PreTrainedTokenizerBase, *, seed: int, 
     return Text(rows, validation, facts)
 
 
-def raw_texts(data: TextData) -> Iterator[str]:
-    """The training text of a recipe as it is, one text after the other.
+def raw_texts(data: TextData, number: int | None = None) -> Iterator[str]:
+    """The training text of a recipe as it is, one text after the other: the first `number`, or all.
 
     Raises:
         DataError: no such text, or text that cannot be read.
     """
-    for batch in _read(data, data.files, data.split, stream=data.stream).texts.iter(batch_size=1000):
-        yield from batch["text"]
+    batches = _read(data, data.files, data.split, stream=data.stream).texts.iter(batch_size=1000)
+    return islice(chain.from_iterable(batch["text"] for batch in batches), number)
 
 
 def _read(data: TextData, patterns: Sequence[str], split: str, *, stream: bool) -> _Source:

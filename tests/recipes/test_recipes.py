@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import transformers
+from conftest import tiny_config
 from safetensors.torch import load_file
 from tiny_runs import QUIET, ROOT, WORDS, recipes_with, save_model, script, write_lines
 from transformers import BertForMaskedLM, BertForPreTraining, BertModel
@@ -122,6 +123,29 @@ def test_a_student_in_a_smaller_vocabulary(tmp_path, capsys):
     teacher = load_file(tmp_path / "teacher" / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
     old = transformers.AutoTokenizer.from_pretrained(tmp_path / "teacher").get_vocab()
     assert all(rows[number].equal(teacher[old[piece]]) for piece, number in tokenizer.get_vocab().items())
+
+
+def test_text_that_was_prepared_in_a_smaller_vocabulary(tmp_path):
+    path = ROOT / "recipes" / "swedish_mbert" / "as_published.yaml"
+    words = distill_overrides(path, tmp_path)
+    longer = tiny_config(num_hidden_layers=12, max_position_embeddings=128)  # as long as rows may be
+    BertForPreTraining(longer).save_pretrained(tmp_path / "teacher")
+    corpus = tmp_path / "corpus.yaml"
+    data = {"files": [str(tmp_path / "text.jsonl")], "max_length": 16, "group": True}
+    made = {"tokenizer": str(tmp_path / "teacher"), "data": data, "output_dir": str(tmp_path / "corpus")}
+    corpus.write_text(json.dumps(made | {"vocabulary": {"min_count": 20}}))
+    prepare = script("prepare")
+    prepare.main(str(corpus), [])
+    prepare.main(str(corpus), [])  # it is there already
+    words[1] = f"data={json.dumps({'prepared': made['output_dir'], 'mlm_probability': 0.15})}"
+    with pytest.raises(DataError, match=r"expected the tokenizer that .* was prepared with"):
+        script("distill").main(str(path), words)
+    with pytest.raises(RecipeError, match=r"vocabulary\.prepared: expected true with data\.prepared; came False"):
+        script("distill").main(str(path), [*words, "student.vocabulary.coverage=0.9"])
+    script("distill").main(str(path), [*words, "student.vocabulary.prepared=true"])
+    record = Record.load(tmp_path / "student" / "distillation.json")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "student")
+    assert 5 < record.provenance.kept_pieces == len(tokenizer) < len(WORDS) + 5
 
 
 def test_a_distillation_that_goes_on_ends_with_the_same_weights(tmp_path):
