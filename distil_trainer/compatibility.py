@@ -29,8 +29,15 @@ def refuse_data_parallel(args: TrainingArguments) -> None:
         )
 
 
-def check_pair(student: nn.Module, teacher: nn.Module, alignments: Sequence[Alignment]) -> None:
+def check_pair(
+    student: nn.Module, teacher: nn.Module, alignments: Sequence[Alignment], kept_ids: Sequence[int] | None = None
+) -> None:
     """Checks depths, widths, head counts, relation heads and vocabularies.
+
+    Args:
+        student, teacher: the pair.
+        alignments: what will be compared.
+        kept_ids: the teacher's ids of the student's pieces, where the vocabulary was trimmed.
 
     Raises:
         AlignmentError: the first thing that does not fit, with both sizes.
@@ -42,15 +49,18 @@ def check_pair(student: nn.Module, teacher: nn.Module, alignments: Sequence[Alig
         student_layers=_size(student, "num_hidden_layers"),
         teacher_layers=_size(teacher, "num_hidden_layers"),
     )
+    pieces = _size(teacher, "vocab_size") if kept_ids is None else len(kept_ids)
+    why = "if its vocabulary was trimmed, pass the kept_ids of that; if not, leave them out"
+    _check_equal(None, "vocabulary size", _size(student, "vocab_size"), pieces, why)
     for alignment in alignments:
         if alignment.relation_heads is not None:
             _check_divides(alignment.relation_heads, alignment, student, teacher)
         elif alignment.feature == "logits":
-            _check_equal(alignment, "number of logits", _logit_count(student), _logit_count(teacher))
+            counts = _logit_count(student), _logit_count(teacher, kept_ids)
+            _check_equal(alignment, "number of logits", *counts)
         else:
             key, why = _SIZES[alignment.feature]
             _check_equal(alignment, key, _size(student, key), _size(teacher, key), why)
-    _check_equal(None, "vocabulary size", _size(student, "vocab_size"), _size(teacher, "vocab_size"))
 
 
 def _check_equal(
@@ -86,11 +96,11 @@ def _size(model: nn.Module, key: str) -> int | None:
     return getattr(config, key, None)
 
 
-def _logit_count(model: Any) -> int:
-    """The last dimension of the model's logits: its output embeddings', or its classifier's."""
+def _logit_count(model: Any, kept_ids: Sequence[int] | None = None) -> int:
+    """The last dimension of the model's logits: its output embeddings', of which some are kept, or its classifier's."""
     embeddings = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if embeddings is not None:
-        return int(embeddings.weight.shape[0])
+        return int(embeddings.weight.shape[0]) if kept_ids is None else len(kept_ids)
     if any(hasattr(model, name) for name in ("classifier", "score", "qa_outputs")):
         return int(model.config.num_labels)
     raise AlignmentError(

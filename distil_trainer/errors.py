@@ -13,6 +13,10 @@ class StudentError(DistilTrainerError, ValueError):
     """A student that cannot be built from this teacher."""
 
 
+class VocabularyError(DistilTrainerError, ValueError):
+    """A tokenizer whose vocabulary cannot be trimmed as asked."""
+
+
 class CaptureError(DistilTrainerError, RuntimeError):
     """A model whose blocks or attention inputs cannot be read."""
 

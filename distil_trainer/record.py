@@ -70,13 +70,18 @@ class ModelFacts(CheckedFields):
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance(CheckedFields):
-    """Where the student's weights came from: the same fields as the provenance that `build_student` reports."""
+    """Where the student's weights came from: the same fields as the provenance that `build_student` reports.
+
+    `kept_pieces` of the teacher's vocabulary of `teacher_pieces` are the student's; None where it has all.
+    """
 
     teacher: str
     revision: str | None = None
     teacher_layers: int
     copied_blocks: tuple[int, ...] = ()
     frozen: tuple[str, ...] = ()
+    kept_pieces: int | None = None
+    teacher_pieces: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

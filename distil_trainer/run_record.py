@@ -92,6 +92,8 @@ def _provenance(trainer: "DistillationTrainer", teacher: Mapping[str, Any]) -> P
         teacher_layers=found.teacher_layers,
         copied_blocks=found.copied_blocks,
         frozen=found.frozen,
+        kept_pieces=found.kept_pieces,
+        teacher_pieces=found.teacher_pieces,
     )
 
 

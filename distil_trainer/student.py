@@ -16,6 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from distil_trainer.blocks import blocks
 from distil_trainer.errors import CaptureError, StudentError
+from distil_trainer.word_tables import check_positions, config_of_kept, fill, fits, tensors
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -34,6 +35,8 @@ class Provenance:
         teacher_layers: blocks of the teacher.
         copied_blocks: for each student block the teacher block (one-based) that it was copied from.
         frozen: the modules whose parameters were frozen, as named in the base model.
+        kept_pieces: of the teacher's vocabulary; None for all of them.
+        teacher_pieces: rows of the teacher's word table, where not all were kept.
     """
 
     teacher: str
@@ -41,9 +44,13 @@ class Provenance:
     teacher_layers: int
     copied_blocks: tuple[int, ...]
     frozen: tuple[str, ...]
+    kept_pieces: int | None = None
+    teacher_pieces: int | None = None
 
     def __str__(self) -> str:
         lines = [f"student block {k} <- teacher block {source}" for k, source in enumerate(self.copied_blocks, start=1)]
+        if self.kept_pieces is not None:
+            lines.append(f"vocabulary: {self.kept_pieces:,} of the teacher's {self.teacher_pieces:,} pieces")
         return "\n".join(lines + [f"frozen: {name}" for name in self.frozen])
 
 
@@ -104,6 +111,7 @@ def build_student(
     *,
     freeze_embeddings: bool = False,
     dropout: float | None = 0.0,
+    kept_ids: Sequence[int] | None = None,
 ) -> Model:
     """A student of the teacher's class with chosen blocks of it; embeddings, pooler and heads are copied as they are.
 
@@ -124,6 +132,9 @@ def build_student(
             config); None leaves the config's. Dropout is noise in what the student is asked to match, and costs time.
             The student's config keeps its values, so the student that is loaded again for fine-tuning has dropout as
             its teacher had. (The few architectures that read the config at every step, such as Falcon, go on by it.)
+        kept_ids: the teacher's ids of the pieces that the student keeps, ascending, as
+            `vocabulary.trim_vocabulary` gives them: its word table, and what is as long as the vocabulary in its head,
+            have these rows only, and its config the new ids of special tokens. None keeps all.
 
     Raises:
         StudentError: the arguments do not fit together. It is raised before any weight is copied.
@@ -145,15 +156,18 @@ def build_student(
     chosen = _choose(layers, student_layers=config.num_hidden_layers, teacher_layers=teacher_layers)
     _check_same_shape(teacher.config, config, chosen)
 
-    config = copy.deepcopy(config)  # a model writes to its config; the caller's stays as it is
+    # a model writes to its config; the caller's stays as it is
+    config = copy.deepcopy(config) if kept_ids is None else config_of_kept(config, kept_ids)
     config.dtype = teacher.dtype
     # On "meta" there are shapes but no storage: no memory, no random numbers, and everything can be checked first.
     with torch.device("meta"), _dropout_set(config, dropout):
         student = type(teacher)(config)
-    sources = _sources(student, teacher, chosen)
+    sources = _sources(student, teacher, chosen, kept_ids)
+    if kept_ids is not None:
+        check_positions(student, teacher)
     frozen = _embeddings(student) if freeze_embeddings else {}
 
-    _fill(student, sources)
+    fill(student, sources, kept_ids)
     for module in frozen.values():
         module.requires_grad_(False)
     student.eval()
@@ -163,6 +177,8 @@ def build_student(
         teacher_layers=teacher_layers,
         copied_blocks=chosen,
         frozen=tuple(frozen),
+        kept_pieces=None if kept_ids is None else len(kept_ids),
+        teacher_pieces=None if kept_ids is None else teacher.config.vocab_size,
     )
     return student
 
@@ -248,8 +264,8 @@ def _check_same_shape(teacher: PretrainedConfig, student: PretrainedConfig, chos
     """Refuses what can be seen in the configs alone; the shapes themselves are compared in `_sources`."""
     _check_heads(student)
     # Another number of heads leaves every shape as it is and changes what the weights mean.
-    heads = ("num_attention_heads", "num_key_value_heads", "head_dim")
-    if any(getattr(teacher, name, None) != getattr(student, name, None) for name in heads):
+    sizes = ("num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
+    if any(getattr(teacher, name, None) != getattr(student, name, None) for name in sizes):
         raise StudentError(_only_depth(teacher, student))
     for name in _PER_BLOCK:
         kinds, wanted = getattr(student, name, None), getattr(teacher, name, None)
@@ -277,15 +293,17 @@ def _only_depth(teacher: PretrainedConfig, student: PretrainedConfig) -> str:
     sizes = [name for name in names if any(isinstance(side.get(name), int | dict) for side in (ours, theirs))]
     differs = ", ".join(f"{name} (teacher {theirs.get(name)}, student {ours.get(name)})" for name in sizes or names)
     return (
-        "A student that is copied from its teacher may differ in depth only. "
+        "A student that is copied from its teacher may differ in depth only (for its pieces, see kept_ids). "
         f"Differs: {differs or 'nothing in the config'}. Make the config with student_config and leave these alone."
     )
 
 
-def _sources(student: PreTrainedModel, teacher: PreTrainedModel, chosen: tuple[int, ...]) -> dict[str, torch.Tensor]:
+def _sources(
+    student: PreTrainedModel, teacher: PreTrainedModel, chosen: tuple[int, ...], kept_ids: Sequence[int] | None
+) -> dict[str, torch.Tensor]:
     """The teacher's tensor for each parameter and buffer of the student, by name; raises if any does not fit."""
     prefix = next(name for name, module in student.named_modules() if module is blocks(student)) + "."
-    ours, theirs = _tensors(student), _tensors(teacher)
+    ours, theirs = tensors(student), tensors(teacher)
     names: dict[str, str] = {}
     for name in ours:
         index, _, rest = name.removeprefix(prefix).partition(".")
@@ -305,7 +323,7 @@ def _sources(student: PreTrainedModel, teacher: PreTrainedModel, chosen: tuple[i
     tied: dict[int, torch.Tensor] = {}
     for name, source_name in names.items():
         source, target = theirs[source_name], ours[name]
-        if source.shape != target.shape:
+        if not fits(source, target, getattr(teacher.config, "vocab_size", 0), kept_ids):
             raise StudentError(
                 f"{source_name} is {tuple(source.shape)} in the teacher and {tuple(target.shape)} in the student. "
                 f"{_only_depth(teacher.config, student.config)}"
@@ -316,23 +334,6 @@ def _sources(student: PreTrainedModel, teacher: PreTrainedModel, chosen: tuple[i
                 "Untie it: student_config(..., tie_word_embeddings=False)."
             )
     return {name: theirs[source_name] for name, source_name in names.items()}
-
-
-def _fill(student: PreTrainedModel, sources: dict[str, torch.Tensor]) -> None:
-    """Puts a copy of each source in the student's place of that name; names that shared a tensor share the copy."""
-    made: dict[int, torch.Tensor] = {}
-    for name, target in _tensors(student).items():
-        if id(target) not in made:
-            copied = sources[name].detach().clone()
-            is_parameter = isinstance(target, nn.Parameter)
-            made[id(target)] = nn.Parameter(copied, requires_grad=target.requires_grad) if is_parameter else copied
-        owner, _, leaf = name.rpartition(".")
-        setattr(student.get_submodule(owner), leaf, made[id(target)])
-
-
-def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """All parameters and buffers by name; a tied weight is there under each of its names."""
-    return dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
 
 
 def _embeddings(model: PreTrainedModel) -> dict[str, nn.Module]:

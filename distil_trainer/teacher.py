@@ -12,6 +12,7 @@ from distil_trainer.alignment import RELATIONS, Alignment
 from distil_trainer.errors import TrainingSetupError
 from distil_trainer.features import FeatureReader, Features
 from distil_trainer.head import HeadRows, without_adapters
+from distil_trainer.word_tables import trim_embeddings
 
 
 def load_teacher(name: str, *, like: nn.Module, alignments: Sequence[Alignment]) -> PreTrainedModel:
@@ -67,9 +68,14 @@ class Teacher:
         alignments: what will be compared.
         dtype: cast the model to this (in place); None leaves it as it is.
         compile_options: run it through `torch.compile` with these; None leaves it as it is.
+        kept_ids: batches hold the ids of a student that has these of the model's pieces only; None for the same ids.
 
     Attributes:
+        model: the model as it was given, with all its pieces.
         stored_dtype: of its weights as they came.
+
+    Raises:
+        StudentError: `kept_ids` are not ids of pieces of the model, or it cannot be cut to them.
     """
 
     def __init__(
@@ -79,11 +85,14 @@ class Teacher:
         *,
         dtype: torch.dtype | None = None,
         compile_options: Mapping[str, Any] | None = None,
+        kept_ids: Sequence[int] | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.stored_dtype: torch.dtype = model.dtype
         if dtype is not None:
             self.model.to(dtype)
+        if kept_ids is not None:
+            model = trim_embeddings(model, kept_ids)
         self._reads_logits = reads_logits(alignments)
         headless = isinstance(model, PreTrainedModel) and not self._reads_logits
         self._network = model.base_model if headless else model

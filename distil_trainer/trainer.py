@@ -52,12 +52,15 @@ class DistillationTrainer(PushingTrainer):
             is, and loads one by its id or path in bfloat16 where the hardware multiplies that natively, else float32.
         balance_terms: multiply every term, besides its weight, by a factor that gives all terms gradients of the same
             norm where they still share the student; see `distil_trainer.balance`.
+        kept_ids: for a student in a smaller vocabulary (`distil_trainer.vocabulary`): for each of its ids the teacher's
+            id of the same piece. Batches hold the student's ids; the teacher is given its own, and its logits are those
+            of the kept pieces, so that its probabilities are taken among them.
         page_facts: what the page says besides what the run itself tells: arguments of `run_record.record_run`, such as
             `{"method": "lightmbert", "student": {"license": "apache-2.0"}, "data": [DataFacts(...)]}`.
         **kwargs: everything else that `Trainer` takes.
 
     Raises:
-        TrainingSetupError, AlignmentError: arguments that do not fit together.
+        TrainingSetupError, AlignmentError, StudentError: arguments that do not fit together.
 
     Attributes:
         unreached: parameters of the student that no loss reaches, by name; frozen while `train` runs.
@@ -82,6 +85,7 @@ class DistillationTrainer(PushingTrainer):
         task_weight: Scheduled = 0.0,
         teacher_dtype: torch.dtype | None = None,
         balance_terms: bool = False,
+        kept_ids: Sequence[int] | None = None,
         page_facts: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -118,13 +122,14 @@ class DistillationTrainer(PushingTrainer):
             if isinstance(teacher_model, str):
                 teacher_model = load_teacher(teacher_model, like=self.model, alignments=self.alignments)
                 teacher_dtype = teacher_dtype or fast_dtype(self.args.device)
-            check_pair(self.model, teacher_model, self.alignments)
+            check_pair(self.model, teacher_model, self.alignments, kept_ids)
             options = {"backend": self.args.torch_compile_backend, "mode": self.args.torch_compile_mode}
             self.teacher = Teacher(
                 teacher_model.to(self.args.device),
                 self.alignments,
                 dtype=teacher_dtype,
                 compile_options=options if self.args.torch_compile else None,
+                kept_ids=kept_ids,
             )
             if balance_terms:
                 layer = shared_layer(self.alignments, depth=self.model.config.num_hidden_layers)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import PartialState
 from transformers import DataCollatorWithPadding, TrainingArguments
 from transformers.trainer_utils import set_seed
 
@@ -25,8 +26,11 @@ from distil_trainer.recipe import (
 )
 from distil_trainer.speed import measure_speeds
 from distil_trainer.teacher import fast_dtype
-from distil_trainer.text import Text, read_text
+from distil_trainer.text import Text, raw_texts, read_text
 from distil_trainer.text.masking import MaskingCollator
+from distil_trainer.text.prepared import prepared_tokenizer
+from distil_trainer.vocabulary import match_pieces, trim_vocabulary
+from distil_trainer.word_tables import trim_embeddings
 
 UNDISTILLED = "undistilled"
 CALIBRATION_ROWS = 256  # of the text, to tell which blocks matter
@@ -41,14 +45,17 @@ def main(path: str, overrides: list[str]) -> None:
     set_seed(args.seed)
     tokenizer = load_tokenizer(recipe.teacher.name, recipe.teacher.revision)
     with args.main_process_first(desc="preparing the text"):
+        tokenizer, kept_ids = vocabulary_of(recipe, tokenizer)
         text = read_text(recipe.data, tokenizer, seed=args.seed, processes=args.world_size)
     teacher = load_model(recipe.teacher).to(args.device)
+    reads_them = teacher if kept_ids is None else trim_embeddings(teacher, kept_ids)  # the student's tokens
     student = build_student(
         teacher,
         student_config(teacher.config, num_hidden_layers=recipe.student.num_hidden_layers),
-        layers=layers_of(recipe, teacher, text, tokenizer, args.seed),
+        layers=layers_of(recipe, reads_them, text, tokenizer, args.seed),
         freeze_embeddings=recipe.student.freeze_embeddings,
         dropout=recipe.student.dropout,
+        kept_ids=kept_ids,
     )
     alignments, task_weight = recipe.terms(teacher.config.num_hidden_layers)
     collator: Any = DataCollatorWithPadding(tokenizer)
@@ -66,6 +73,7 @@ def main(path: str, overrides: list[str]) -> None:
         alignments=alignments,
         task_weight=task_weight,
         balance_terms=recipe.balance_terms,
+        kept_ids=kept_ids,
         train_dataset=text.train,
         eval_dataset=text.validation,
         data_collator=collator,
@@ -110,6 +118,20 @@ def layers_of(recipe: DistillRecipe, teacher: Any, text: Text, tokenizer: Any, s
     rows = [{name: row[name] for name in tokenizer.model_input_names if name in row} for row in rows]
     batches = [tokenizer.pad(rows[i : i + 16], return_tensors="pt") for i in range(0, len(rows), 16)]
     return important_blocks(teacher, batches, recipe.student.num_hidden_layers)
+
+
+def vocabulary_of(recipe: DistillRecipe, tokenizer: Any) -> tuple[Any, tuple[int, ...] | None]:
+    """The student's tokenizer, and the teacher's ids of its pieces where these are not all."""
+    spec = recipe.student.vocabulary
+    if spec is None:
+        return tokenizer, None
+    if recipe.data.prepared is not None:
+        own = prepared_tokenizer(recipe.data.prepared)
+        return own, match_pieces(tokenizer, own)
+    trimmed = trim_vocabulary(tokenizer, raw_texts(recipe.data, spec.texts), **spec.limits)
+    if PartialState().is_main_process:
+        print(trimmed, flush=True)
+    return trimmed.tokenizer, trimmed.kept_ids
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ The scores of each finished run are kept: after an interruption, `resume=true` t
 
 import gc
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from distil_trainer import DistillationTrainer
 from distil_trainer.compatibility import check_pair
-from distil_trainer.errors import AlignmentError, DataError, RecipeError
+from distil_trainer.errors import AlignmentError, DataError, RecipeError, VocabularyError
 from distil_trainer.facts import (
     alignment_facts,
     model_facts,
@@ -45,6 +46,7 @@ from distil_trainer.tasks.finished import (
     weights_hash,
 )
 from distil_trainer.tasks.splits import Split, read_splits, sampled
+from distil_trainer.vocabulary import match_pieces
 
 RECORD = "finetune.json"
 SCORES = "scores"  # the folder of the finished runs
@@ -121,7 +123,8 @@ def main(path: str, overrides: list[str]) -> None:
                     say(f"{run}: {said(recipe, scores[role][seed])}, taken over from {file}", flush=True)
                     continue
                 say(f"{run}: trained again; this is not as it was for {file}: {', '.join(changed)}", flush=True)
-            trainer = finetune(recipe, role, seed, model, encoded[role], names, teacher)
+            kept_ids = kept_by(role, encoded) if teacher is not None else None
+            trainer = finetune(recipe, role, seed, model, encoded[role], names, teacher, kept_ids)
             del model, teacher
             scores[role][seed] = score(recipe, trainer, encoded[role])
             if recipe.save_models:
@@ -219,11 +222,21 @@ def check_task_stage(stage: TaskStage | None, models: dict[Any, Any], encoded: d
         return
     for role in stage.roles:
         try:
-            check_pair(models[role], models["teacher"], stage.alignments)
+            kept_ids = kept_by(role, encoded)
+            check_pair(models[role], models["teacher"], stage.alignments, kept_ids)
         except AlignmentError as error:
             raise RecipeError(f"task_stage: {role}: {error}") from error
-        if encoded[role].hashes != encoded["teacher"].hashes:
-            raise RecipeError(f"task_stage: expected the teacher's tokens; the tokenizer of {role} gives others.")
+
+
+def kept_by(role: str, encoded: dict[Any, Encoded]) -> tuple[int, ...] | None:
+    """The teacher's ids of the model's pieces, if its vocabulary was trimmed; None if its tokens are the teacher's."""
+    teacher, student = encoded["teacher"], encoded[role]
+    if len(student.tokenizer) < len(teacher.tokenizer):
+        with suppress(VocabularyError):
+            return match_pieces(teacher.tokenizer, student.tokenizer)
+    if student.hashes != teacher.hashes:
+        raise RecipeError(f"task_stage: expected the teacher's tokens; the tokenizer of {role} gives others.")
+    return None
 
 
 def teacher_of(recipe: FinetuneRecipe, role: str, seed: int) -> PreTrainedModel | None:
@@ -242,6 +255,7 @@ def finetune(
     data: Encoded,
     names: list[str],
     teacher: PreTrainedModel | None,
+    kept_ids: tuple[int, ...] | None = None,
 ) -> Trainer:
     """One model, fine-tuned with one seed, by its labels alone or by a teacher, too."""
     task, stage = TASKS[recipe.task], recipe.task_stage
@@ -256,6 +270,7 @@ def finetune(
     }
     if teacher is not None and stage is not None:
         options |= {"teacher_model": teacher, "alignments": stage.alignments, "task_weight": stage.task_weight}
+        options["kept_ids"] = kept_ids
     trainer = SameOrder(**options) if teacher is None else TaughtInSameOrder(**options)
     trainer.train()
     return trainer

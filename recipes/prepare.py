@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from distil_trainer.data import find_files
 from distil_trainer.errors import DataError
 from distil_trainer.facts import process_facts
 from distil_trainer.recipe import PrepareRecipe, TextData, load_recipe, load_tokenizer
-from distil_trainer.text import read_text
-from distil_trainer.text.prepared import check_new, load_prepared, prepared_record, save_text
+from distil_trainer.text import raw_texts, read_text
+from distil_trainer.text.prepared import check_new, load_prepared, prepared_record, prepared_tokenizer, save_text
+from distil_trainer.vocabulary import match_pieces, trim_vocabulary
 
 SEED = 0  # draws data.max_examples
 # What the text is called, how fast it is read and what it is for; and the patterns, for which their files stand.
@@ -42,9 +43,18 @@ def main(path: str, overrides: list[str]) -> None:
     settings = settings_of(recipe)
     tokenizer = load_tokenizer(recipe.tokenizer, recipe.tokenizer_revision)
     if is_prepared(recipe.output_dir, settings):
+        if recipe.vocabulary is not None:
+            own = prepared_tokenizer(recipe.output_dir)
+            match_pieces(tokenizer, own)
+            tokenizer = own
         load_prepared(recipe.output_dir, tokenizer)  # raises if it cannot be read, or is of another tokenizer
         print(f"{recipe.output_dir} holds this text already.")
         return
+    if recipe.vocabulary is not None:
+        texts = raw_texts(recipe.data, recipe.vocabulary.texts)
+        trimmed = trim_vocabulary(tokenizer, texts, **recipe.vocabulary.limits)
+        print(trimmed, flush=True)
+        tokenizer = trimmed.tokenizer
     text = read_text(recipe.data, tokenizer, seed=SEED)
     record = Record(
         stage="prepare",
@@ -75,6 +85,8 @@ def settings_of(recipe: PrepareRecipe) -> dict[str, Any]:
             for file in find_files(patterns):
                 sizes[Path(file).name] += Path(file).stat().st_size
     known = {"tokenizer": recipe.tokenizer, "tokenizer_revision": recipe.tokenizer_revision, **data}
+    if recipe.vocabulary is not None:
+        known["vocabulary"] = asdict(recipe.vocabulary)
     given = {name: value for name, value in known.items() if value not in (None, ())}
     return Record(stage="prepare", arguments=given).arguments
 

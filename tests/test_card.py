@@ -368,6 +368,14 @@ def test_how_the_student_came_about_is_its_own_story():
     assert "base_model" not in metadata(render_card(distilled(provenance=random), teacher))
 
 
+def test_a_smaller_vocabulary_is_told():
+    facts = {"teacher": "mBERT", "teacher_layers": 12, "copied_blocks": [1], "kept_pieces": 16_061}
+    card = render_card(distilled(provenance={**facts, "teacher_pieces": 119_547}))
+    assert "Its vocabulary holds 16,061 of the teacher's 119,547 pieces, with their vectors.\nNothing was" in card
+    assert "Logits are compared among the pieces that the student has." in card
+    assert "pieces" not in render_card(distilled())
+
+
 def test_a_record_that_is_given_twice_counts_once():
     assert render_card(distilled(), tuned(), distilled(), tuned()) == render_card(distilled(), tuned())
 

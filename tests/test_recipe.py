@@ -247,6 +247,17 @@ def test_a_recipe_written_out_is_the_same_recipe(load, text, cls):
         ("student.num_hidden_layers=0", "student.num_hidden_layers: expected at least 1; came 0."),
         ("student.layers=middle", "student.layers: expected one of bottom, top, spread, importance or a list of"),
         ("student.dropout=1.0", "student.dropout: expected from 0 to below 1; came 1.0."),
+        ("student.vocabulary={}", "student.vocabulary.coverage: expected coverage, min_count or max_size; came None."),
+        ("student.vocabulary.coverage=1.5", "student.vocabulary.coverage: expected above 0 and at most 1; came 1.5."),
+        (
+            "student.vocabulary={prepared: true, coverage: 0.9}",
+            "student.vocabulary.prepared: expected false with coverage, min_count or max_size; came True.",
+        ),
+        (
+            "student.vocabulary.prepared=true",
+            "student.vocabulary.prepared: expected false without data.prepared; came True.",
+        ),
+        ("student.vocabulary={max_size: 0}", "student.vocabulary.max_size: expected at least 1; came 0."),
         ("teacher.model_class=AutoModelForCausalLM", "teacher.model_class: expected one of AutoModel, "),
         ("data.files=[]", "data.files: expected files, hub_id or prepared; came ()."),
         ("data.mlm_probability=15", "data.mlm_probability: expected between 0 and 1; came 15.0."),

@@ -3,7 +3,15 @@
 Science only: what is learned from what, and how. Hardware is in the YAML that `accelerate launch` reads.
 """
 
-from distil_trainer.recipe.models import StudentSpec, TeacherSource, known_facts, load_model, load_tokenizer, model_path
+from distil_trainer.recipe.models import (
+    StudentSpec,
+    TeacherSource,
+    VocabularySpec,
+    known_facts,
+    load_model,
+    load_tokenizer,
+    model_path,
+)
 from distil_trainer.recipe.stages import (
     AdaptRecipe,
     DistillRecipe,
@@ -29,6 +37,7 @@ __all__ = [
     "TaskStage",
     "TeacherSource",
     "TextData",
+    "VocabularySpec",
     "known_facts",
     "load_model",
     "load_recipe",

@@ -1,6 +1,6 @@
 """The models of a recipe: where the teacher comes from, and what the student is made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -58,6 +58,45 @@ class TeacherSource:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VocabularySpec:
+    """How much of the teacher's vocabulary the training text needs: arguments of `vocabulary.trim_vocabulary`.
+
+    Attributes:
+        coverage: keep as few pieces as make up this share of the tokens.
+        min_count: keep no piece that occurs less often.
+        max_size: keep at most so many.
+        multiple_of: keep further pieces until their number is a multiple of this.
+        always: pieces to keep, spelled as in the vocabulary.
+        texts: how many texts are counted, from the first on; null: all.
+        prepared: keep the pieces that `data.prepared` was made with, instead of all that.
+    """
+
+    coverage: float | None = None
+    min_count: int | None = None
+    max_size: int | None = None
+    multiple_of: int = 1
+    always: tuple[str, ...] = ()
+    texts: int | None = None
+    prepared: bool = False
+
+    def __post_init__(self) -> None:
+        limited = any(limit is not None for limit in (self.coverage, self.min_count, self.max_size))
+        require(limited or self.prepared, "coverage", "coverage, min_count or max_size", None)
+        require(not (limited and self.prepared), "prepared", "false with coverage, min_count or max_size", True)
+        if self.coverage is not None:
+            require(0 < self.coverage <= 1, "coverage", "above 0 and at most 1", self.coverage)
+        for name in ("min_count", "max_size", "multiple_of", "texts"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, "at least 1", value)
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What `trim_vocabulary` takes."""
+        names = [field.name for field in fields(self) if field.name not in ("texts", "prepared")]
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudentSpec:
     """What the student is made of.
 
@@ -68,6 +107,7 @@ class StudentSpec:
             without which the teacher's output on the text would change most.
         freeze_embeddings: keep the teacher's embeddings as they are.
         dropout: every dropout probability of the student while it is distilled; null keeps the teacher's.
+        vocabulary: how much of the teacher's it keeps; null: all of it.
         license: the student's license, for the card; "other" needs the two that follow.
         license_name: of a license that the Hub has no identifier for.
         license_link: where it can be read.
@@ -79,6 +119,7 @@ class StudentSpec:
     layers: Literal["bottom", "top", "spread", "importance"] | tuple[int, ...] = "bottom"
     freeze_embeddings: bool = False
     dropout: float | None = 0.0
+    vocabulary: VocabularySpec | None = None
     license: str | None = None
     license_name: str | None = None
     license_link: str | None = None

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from distil_trainer.alignment import Alignment, check_alignments
 from distil_trainer.errors import RecipeError
 from distil_trainer.methods import METHODS, SETTINGS
-from distil_trainer.recipe.models import StudentSpec, TeacherSource
+from distil_trainer.recipe.models import StudentSpec, TeacherSource, VocabularySpec
 from distil_trainer.recipe.strict import PlacedError, check_text_keys, convert, join, refuse_unknown, require
 from distil_trainer.recipe.task import ScoredData, TaskData
 from distil_trainer.recipe.text import TextData
@@ -29,16 +29,20 @@ class PrepareRecipe:
         tokenizer_revision: branch, tag or commit on the Hub.
         data: the text.
         output_dir: where the rows and the record go.
+        vocabulary: how many pieces of the tokenizer the rows are made of, for a student that has no others; null: all.
     """
 
     tokenizer: str
     tokenizer_revision: str | None = None
     data: TextData
     output_dir: str
+    vocabulary: VocabularySpec | None = None
 
     def __post_init__(self) -> None:
         require(self.data.prepared is None, "data.prepared", "null: this makes such a folder", self.data.prepared)
         require(not self.data.stream, "data.stream", "false: a stream is not prepared", self.data.stream)
+        limited = self.vocabulary is None or not self.vocabulary.prepared
+        require(limited, "vocabulary.prepared", "false: this makes such a folder", True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +122,10 @@ class DistillRecipe:
             require(self.method in METHODS, "method", f"one of {', '.join(METHODS)}", self.method)
         _check_options(self.method, self.method_options)
         check_alignments(self.alignments, student_layers=self.student.num_hidden_layers)
+        if (vocabulary := self.student.vocabulary) is not None:
+            is_prepared = self.data.prepared is not None
+            expected = f"{str(is_prepared).lower()} {'with' if is_prepared else 'without'} data.prepared"
+            require(vocabulary.prepared == is_prepared, "student.vocabulary.prepared", expected, vocabulary.prepared)
         require(min(ends(self.task_weight or 0.0)) >= 0, "task_weight", "0 or more", self.task_weight)
         _check_training(self.training, {"output_dir": "output_dir"})
         _check_stream(self.data, self.training)

@@ -1,6 +1,6 @@
 """Text to train on: from files, the Hub or a prepared folder to tokenised rows."""
 
 from distil_trainer.text.prepared import Text
-from distil_trainer.text.reading import read_text
+from distil_trainer.text.reading import raw_texts, read_text
 
-__all__ = ["Text", "read_text"]
+__all__ = ["Text", "raw_texts", "read_text"]

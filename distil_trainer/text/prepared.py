@@ -68,8 +68,8 @@ def load_prepared(folder: str | PathLike[str], tokenizer: PreTrainedTokenizerBas
             "or correct data.prepared"
         )
     folder = Path(folder)
+    own = prepared_tokenizer(folder)
     try:
-        own = AutoTokenizer.from_pretrained(folder / _TOKENIZER)
         train = load_from_disk(folder / _TRAIN)
         validation = load_from_disk(folder / _VALIDATION) if (folder / _VALIDATION).exists() else None
     except (OSError, ValueError) as error:
@@ -80,6 +80,23 @@ def load_prepared(folder: str | PathLike[str], tokenizer: PreTrainedTokenizerBas
             "tokens or rules; prepare the text again with the tokenizer of the model, or take another model"
         )
     return Text(train, validation, record.data[0])
+
+
+def prepared_tokenizer(folder: str | PathLike[str]) -> Any:
+    """The tokenizer that the text in the folder was prepared with.
+
+    Raises:
+        DataError: there is no such folder, or it cannot be read.
+    """
+    if not (Path(folder) / RECORD).exists():
+        raise DataError(
+            f"expected text that recipes/prepare.py wrote in {folder}, which has no {RECORD}; prepare it first, or "
+            "correct the path"
+        )
+    try:
+        return AutoTokenizer.from_pretrained(Path(folder) / _TOKENIZER)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} cannot be read: {error}; delete it and prepare the text again") from error
 
 
 def prepared_record(folder: str | PathLike[str]) -> Record | None:

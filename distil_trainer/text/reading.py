@@ -1,7 +1,8 @@
 """From the text of a recipe to tokenised rows, on disk or as a stream, with exact facts about them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,16 @@ def read_text(data: TextData, tokenizer: PreTrainedTokenizerBase, *, seed: int, 
         return _sampled(Text(rows, validation, _facts(data, source)), data.max_examples, seed)
     facts = _facts(data, source, size_bytes=count_values(source.texts, "text"), **_amount(rows))
     return Text(rows, validation, facts)
+
+
+def raw_texts(data: TextData, number: int | None = None) -> Iterator[str]:
+    """The training text of a recipe as it is, one text after the other: the first `number`, or all.
+
+    Raises:
+        DataError: no such text, or text that cannot be read.
+    """
+    batches = _read(data, data.files, data.split, stream=data.stream).texts.iter(batch_size=1000)
+    return islice(chain.from_iterable(batch["text"] for batch in batches), number)
 
 
 def _read(data: TextData, patterns: Sequence[str], split: str, *, stream: bool) -> _Source:

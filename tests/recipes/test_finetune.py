@@ -8,13 +8,14 @@ import yaml
 from conftest import word_tokenizer
 from datasets import Dataset
 from tiny_runs import QUIET, ROOT, WORDS, save_model, script, write_lines
-from transformers import AutoModelForTokenClassification, BertForPreTraining, Trainer
+from transformers import AutoModelForTokenClassification, AutoTokenizer, BertForPreTraining, Trainer
 
-from distil_trainer import Record, render_card
+from distil_trainer import Record, build_student, render_card
 from distil_trainer.errors import DataError, RecipeError
 from distil_trainer.metadata import check_metadata
 from distil_trainer.recipe import FinetuneRecipe, load_recipe
 from distil_trainer.record import ModelFacts
+from distil_trainer.vocabulary import trim_vocabulary
 
 FINETUNE = sorted((ROOT / "recipes").rglob("finetune*.yaml"))
 SHORT = (*QUIET, "training.max_steps=1", "training.save_strategy='no'", "max_length=32")
@@ -319,6 +320,16 @@ def test_a_task_stage_that_cannot_be(finetune, sentences, tmp_path, change, mess
     with pytest.raises(RecipeError, match=message):
         finetune(ner(sentences) | {"save_models": True, "task_stage": LESSON} | change)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_student_in_a_smaller_vocabulary_is_taught_in_it(finetune, sentences, tmp_path, capsys):
+    teacher = AutoModelForTokenClassification.from_pretrained(tmp_path / "teacher")
+    trimmed = trim_vocabulary(AutoTokenizer.from_pretrained(tmp_path / "teacher"), [" ".join(WORDS[2:])], coverage=1.0)
+    assert len(trimmed.kept_ids) < len(WORDS) + 5
+    build_student(teacher, teacher.config, kept_ids=trimmed.kept_ids).save_pretrained(tmp_path / "student")
+    trimmed.tokenizer.save_pretrained(tmp_path / "student")
+    finetune(ner(sentences) | {"save_models": True, "seeds": [1], "task_stage": LESSON}, "training.logging_steps=1")
+    assert "'loss/logits'" in capsys.readouterr().out
 
 
 def test_a_teacher_of_other_tokens(finetune, sentences, tmp_path):

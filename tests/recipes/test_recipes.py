@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 import transformers
+from conftest import tiny_config
 from safetensors.torch import load_file, save_file
 from tiny_runs import QUIET, ROOT, WORDS, recipes_with, save_model, script, write_lines
-from transformers import BertForPreTraining, BertModel
+from transformers import BertForMaskedLM, BertForPreTraining, BertModel
 
 from distil_trainer import Record
 from distil_trainer.errors import DataError, RecipeError
@@ -111,6 +112,11 @@ def test_blocks_chosen_by_importance(tmp_path, capsys):
     script("distill").main(str(path), [*overrides, "method=null", f"alignments={json.dumps([alignment])}"])
     record = Record.load(tmp_path / "student" / "distillation.json")
     assert record.provenance.copied_blocks == (1, 2, 4, 5, 6)
+    trimmed = ["student.vocabulary={coverage: 0.9}", f"output_dir={tmp_path / 'trimmed'}"]
+    script("distill").main(str(path), [*overrides, "method=null", f"alignments={json.dumps([alignment])}", *trimmed])
+    record = Record.load(tmp_path / "trimmed" / "distillation.json")
+    assert record.provenance.copied_blocks == (1, 2, 4, 5, 6)
+    assert record.provenance.kept_pieces < record.provenance.teacher_pieces
     assert "student block 3 <- teacher block 4" in capsys.readouterr().out
 
 
@@ -118,6 +124,64 @@ def test_missing_text_is_named(tmp_path):
     path = ROOT / "recipes" / "quickstart" / "distill.yaml"
     with pytest.raises(DataError, match="no file matches nothing/"):
         script("distill").main(str(path), [*distill_overrides(path, tmp_path), "data.files=['nothing/*.txt']"])
+
+
+def test_a_student_in_a_smaller_vocabulary(tmp_path, capsys):
+    path = ROOT / "recipes" / "quickstart" / "distill.yaml"
+    logits = {"feature": "logits", "loss": "kl"}
+    words = [
+        *distill_overrides(path, tmp_path),
+        "teacher.model_class=AutoModelForMaskedLM",
+        "method=null",
+        f"alignments=[{json.dumps(logits)}]",
+        "data.mlm_probability=0.5",
+        "student.vocabulary.coverage=0.7",
+        "student.vocabulary.texts=30",
+        "save_undistilled=true",
+    ]
+    save_model(tmp_path / "teacher", BertForMaskedLM, 6)
+    script("distill").main(str(path), words)
+    out, folder = capsys.readouterr().out, tmp_path / "student"
+    record = Record.load(folder / "distillation.json")
+    kept = record.provenance.kept_pieces
+    assert 5 < kept < len(WORDS) + 5
+    assert f"{kept} of {len(WORDS) + 5} pieces are kept" in out
+    assert f"vocabulary: {kept} of the teacher's 99 pieces" in out
+    assert (record.student.vocabulary, record.teacher.vocabulary, record.provenance.teacher_pieces) == (kept, 99, 99)
+    assert f"Its vocabulary holds {kept} of the teacher's 99 pieces" in (folder / "README.md").read_text()
+    for place in (folder, folder / "undistilled"):
+        model = transformers.AutoModelForMaskedLM.from_pretrained(place)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+        assert len(tokenizer) == model.config.vocab_size == kept
+        assert tokenizer.unk_token_id in tokenizer(" ".join(WORDS))["input_ids"]
+        assert model(**tokenizer(WORDS[0], return_tensors="pt")).logits.shape[-1] == kept
+    rows = load_file(folder / "undistilled" / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
+    teacher = load_file(tmp_path / "teacher" / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
+    old = transformers.AutoTokenizer.from_pretrained(tmp_path / "teacher").get_vocab()
+    assert all(rows[number].equal(teacher[old[piece]]) for piece, number in tokenizer.get_vocab().items())
+
+
+def test_text_that_was_prepared_in_a_smaller_vocabulary(tmp_path):
+    path = ROOT / "recipes" / "swedish_mbert" / "as_published.yaml"
+    words = distill_overrides(path, tmp_path)
+    longer = tiny_config(num_hidden_layers=12, max_position_embeddings=128)  # as long as rows may be
+    BertForPreTraining(longer).save_pretrained(tmp_path / "teacher")
+    corpus = tmp_path / "corpus.yaml"
+    data = {"files": [str(tmp_path / "text.jsonl")], "max_length": 16, "group": True}
+    made = {"tokenizer": str(tmp_path / "teacher"), "data": data, "output_dir": str(tmp_path / "corpus")}
+    corpus.write_text(json.dumps(made | {"vocabulary": {"min_count": 20}}))
+    prepare = script("prepare")
+    prepare.main(str(corpus), [])
+    prepare.main(str(corpus), [])  # it is there already
+    words[1] = f"data={json.dumps({'prepared': made['output_dir'], 'mlm_probability': 0.15})}"
+    with pytest.raises(DataError, match=r"expected the tokenizer that .* was prepared with"):
+        script("distill").main(str(path), words)
+    with pytest.raises(RecipeError, match=r"vocabulary\.prepared: expected true with data\.prepared; came False"):
+        script("distill").main(str(path), [*words, "student.vocabulary.coverage=0.9"])
+    script("distill").main(str(path), [*words, "student.vocabulary.prepared=true"])
+    record = Record.load(tmp_path / "student" / "distillation.json")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "student")
+    assert 5 < record.provenance.kept_pieces == len(tokenizer) < len(WORDS) + 5
 
 
 def test_a_distillation_that_goes_on_ends_with_the_same_weights(tmp_path):
