@@ -38,16 +38,22 @@ def lightmbert(*, student_layers: int, teacher_layers: int) -> tuple[Alignment, 
 
 
 def tinybert(
-    *, student_layers: int, teacher_layers: int, stage: Literal["layers", "logits"] = "layers", temperature: float = 1.0
+    *,
+    student_layers: int,
+    teacher_layers: int,
+    stage: Literal["layers", "logits"] = "layers",
+    temperature: float = 1.0,
+    projection: bool = False,
 ) -> tuple[Alignment, ...]:
     """TinyBERT (Jiao et al. 2020, arXiv 1909.10351): every block of the student learns from every n-th of the teacher.
 
-    `"layers"`: `loss = sum over k = 1..M of MSE(attention scores k, g(k)) + sum over k = 0..M of MSE(hidden k, g(k))`,
-    with M = student_layers and g(k) = k * teacher_layers / M: all of the general stage, and the first part of the task
-    stage (with a teacher that was fine-tuned on the task). `"logits"`: the second part, soft cross entropy. Weights 1.
-    The general stage starts from random weights, the task stage from its student.
+    `"layers"`: `loss = sum over k = 1..M of MSE(attention scores k, g(k)) + sum over k = 0..M of MSE(W hidden k, g(k))`
+    with M = student_layers, g(k) = k * teacher_layers / M, and one learned W for all k (`projection=True`) or none: all
+    of the general stage, and the first part of the task stage (with a teacher that was fine-tuned on the task).
+    `"logits"`: the second part, soft cross entropy. Weights 1. The general stage starts from random weights, the task
+    stage from its student.
 
-    Without the learned projection of the paper, so the widths must be equal. The authors' code averages the squared
+    Without W the widths must be equal; the authors' W has a bias, here it has none. Their code averages the squared
     differences over padding too (where both scores are 0), and the cross entropy over the classes too; here padding
     does not count and the cross entropy is that of the paper, times temperature^2.
 
@@ -56,6 +62,7 @@ def tinybert(
         teacher_layers: blocks of the teacher.
         stage: what is compared.
         temperature: of the logits.
+        projection: whether the hidden states are compared after W.
 
     Raises:
         AlignmentError: as `lightmbert`; or `student_layers` does not divide `teacher_layers`, or `stage` is unknown.
@@ -70,7 +77,10 @@ def tinybert(
     if stage == "layers":
         alignments = (
             *(_pair("attention_scores", k, k * step) for k in range(1, student_layers + 1)),
-            *(_pair("hidden_states", k, k * step) for k in range(student_layers + 1)),
+            *(
+                _pair("hidden_states", k, k * step, projection="shared" if projection else False)
+                for k in range(student_layers + 1)
+            ),
         )
     return _checked(alignments, student_layers, teacher_layers)
 

@@ -90,7 +90,7 @@ class AlignmentFacts(CheckedFields):
     loss: str
     weight: float = 1.0
     temperature: float = 1.0
-    projection: bool = False
+    projection: Literal[True, False, "shared"] = False
     relation_heads: int | None = None
     positions: str = "tokens"
 
