@@ -28,6 +28,9 @@ def lightmbert(*, student_layers: int, teacher_layers: int) -> tuple[Alignment, 
 
     Raises:
         AlignmentError: a depth is not a positive whole number, or the student is deeper than the teacher.
+
+    Source: the paper, from memory and not verified; the abstract of its successor (arXiv 2212.11456) says that it
+        distils the top layer.
     """
     _check_depths(student_layers, teacher_layers)
     alignments = (
