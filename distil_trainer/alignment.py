@@ -7,10 +7,11 @@ k the output of block k; the attention of layer k is that of block k.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Literal
+from typing import Any, Literal
 
 from distil_trainer.errors import AlignmentError
 from distil_trainer.losses import LOSSES
+from distil_trainer.schedule import Schedule, Scheduled, ends
 
 POSITIONS = ("tokens", "labels", "first")
 RELATIONS = ("query_relation", "key_relation", "value_relation")
@@ -35,8 +36,10 @@ class Alignment:
         student_layer: the student's block, one-based; 0 is the embedding output (hidden states only); None for logits.
         teacher_layer: the teacher's block, counted alike.
         loss: a loss that this feature accepts: see `distil_trainer.losses.LOSSES`. Relations accept `"kl"` only.
-        weight: what the loss is multiplied by in the sum.
-        temperature: divides the logits (logits only; the losses multiply by its square, so gradients keep their scale).
+        weight: what the loss is multiplied by in the sum, a number or a `Schedule`. A term whose weight is 0
+            for a while is computed all the same, so that every step has the same graph.
+        temperature: divides the logits (logits only; the losses multiply by its square, so gradients keep their scale);
+            a number, or a `Schedule`.
         projection: hidden states only: True compares a learned linear map of the student's with the teacher's, so their
             widths may differ; `"shared"` has one such map for all alignments that say so.
         relation_heads: relations only: put the heads of each model side by side and split them anew into so many;
@@ -53,8 +56,8 @@ class Alignment:
     student_layer: int | None = None
     teacher_layer: int | None = None
     loss: str = "mse"
-    weight: float = 1.0
-    temperature: float = 1.0
+    weight: Scheduled = 1.0
+    temperature: Scheduled = 1.0
     projection: Literal[True, False, "shared"] = False
     relation_heads: int | None = None
     positions: str = "tokens"
@@ -63,10 +66,10 @@ class Alignment:
         _require_choice("feature", self.feature, LOSSES)
         _require_choice(f"loss for {self.feature}", self.loss, LOSSES[self.feature])
         _require_choice("positions", self.positions, POSITIONS)
-        for name in ("weight", "temperature"):
+        for name, needs in (("weight", any), ("temperature", all)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value <= 0:
-                raise AlignmentError(f"{name} should be a positive, finite number; got {value!r}.")
+            if not (isinstance(value, Schedule) or _is_number(value)) or not needs(v > 0 for v in ends(value)):
+                raise AlignmentError(f"{name} should be a positive, finite number, or a Schedule; got {value!r}.")
         if self.projection not in (True, False, "shared") or not isinstance(self.projection, bool | str):
             raise AlignmentError(f"projection should be True, False or 'shared'; got {self.projection!r}.")
         if self.projection and self.feature != "hidden_states":
@@ -127,9 +130,9 @@ class Alignment:
         return self.positions if unit == "positions" else unit
 
     def __str__(self) -> str:
-        words, weight = _WORDS[self.feature], "" if self.weight == 1 else f", weight {self.weight:g}"
+        words, weight = _WORDS[self.feature], "" if self.weight == 1 else f", weight {_written(self.weight)}"
         if self.feature == "logits":
-            temperature = "" if self.temperature == 1 else f", temperature {self.temperature:g}"
+            temperature = "" if self.temperature == 1 else f", temperature {_written(self.temperature)}"
             return f"student learns logits from teacher ({self.loss}{temperature}{weight})"
         student, teacher = (_layer_words(layer) for layer in (self.student_layer, self.teacher_layer))
         heads = f", {self.relation_heads} relation heads" if self.relation_heads else ""
@@ -177,6 +180,14 @@ def check_alignments(
 
 def _layer_words(layer: int | None) -> str:
     return "embeddings" if layer == 0 else f"block {layer}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _written(value: Scheduled) -> str:
+    return str(value) if isinstance(value, Schedule) else f"{value:g}"
 
 
 def _require_choice(what: str, value: object, choices: Collection[str]) -> None:

@@ -27,6 +27,7 @@ from distil_trainer.blocks import blocks
 from distil_trainer.errors import CaptureError
 from distil_trainer.plain import TOKEN, without_paths
 from distil_trainer.record import HUB_ID, AlignmentFacts, Emissions, Hardware, ModelFacts
+from distil_trainer.schedule import Schedule, Scheduled, value_at
 
 _PACKAGES = ("distil_trainer", "transformers", "torch", "datasets", "accelerate", "huggingface_hub")
 _NOT_SCIENCE = re.compile(
@@ -87,7 +88,21 @@ def model_facts(
 
 def alignment_facts(alignments: Iterable[Any]) -> tuple[AlignmentFacts, ...]:
     """The fields of each `Alignment`, and its name, as `Record(alignments=...)` takes them."""
-    return tuple(AlignmentFacts(**dataclasses.asdict(alignment), name=alignment.name) for alignment in alignments)
+    return tuple(
+        AlignmentFacts(
+            **dataclasses.asdict(alignment)
+            | {"name": alignment.name}
+            | scheduled_facts("weight", alignment.weight)
+            | scheduled_facts("temperature", alignment.temperature)
+        )
+        for alignment in alignments
+    )
+
+
+def scheduled_facts(name: str, value: Scheduled | None) -> dict[str, Any]:
+    """A number, as it was at last, and how it came there, as two fields of a record."""
+    schedule = str(value) if isinstance(value, Schedule) else None
+    return {name: None if value is None else value_at(value, 1.0), f"{name}_schedule": schedule}
 
 
 def all_arguments(args: TrainingArguments) -> dict[str, Any]:

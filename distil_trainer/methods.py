@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from distil_trainer.alignment import RELATIONS, Alignment, check_alignments
 from distil_trainer.errors import AlignmentError
+from distil_trainer.schedule import Schedule
 
 
 def lightmbert(*, student_layers: int, teacher_layers: int) -> tuple[Alignment, ...]:
@@ -44,8 +45,9 @@ def tinybert(
     *,
     student_layers: int,
     teacher_layers: int,
-    stage: Literal["layers", "logits"] = "layers",
+    stage: Literal["layers", "logits", "both"] = "layers",
     temperature: float = 1.0,
+    switch: float = 0.8,
     projection: bool = False,
 ) -> tuple[Alignment, ...]:
     """TinyBERT (Jiao et al. 2020, arXiv 1909.10351): every block of the student learns from every n-th of the teacher.
@@ -53,8 +55,8 @@ def tinybert(
     `"layers"`: `loss = sum over k = 1..M of MSE(attention scores k, g(k)) + sum over k = 0..M of MSE(W hidden k, g(k))`
     with M = student_layers, g(k) = k * teacher_layers / M, and one learned W for all k (`projection=True`) or none: all
     of the general stage, and the first part of the task stage (with a teacher that was fine-tuned on the task).
-    `"logits"`: the second part, soft cross entropy. Weights 1. The general stage starts from random weights, the task
-    stage from its student.
+    `"logits"`: the second part, soft cross entropy. `"both"` has the two in one run: the layers until `switch`, the
+    logits after. Weights 1. The general stage starts from random weights, the task stage from its student.
 
     Without W the widths must be equal; the authors' W has a bias, here it has none. Their code averages the squared
     differences over padding too (where both scores are 0), and the cross entropy over the classes too; here padding
@@ -65,6 +67,7 @@ def tinybert(
         teacher_layers: blocks of the teacher.
         stage: what is compared.
         temperature: of the logits.
+        switch: the share of the optimizer steps that the layers get (`"both"` only).
         projection: whether the hidden states are compared after W.
 
     Raises:
@@ -73,18 +76,21 @@ def tinybert(
     Source: section 3; the authors' `general_distill.py` and `task_distill.py`.
     """
     step = _step(student_layers, teacher_layers)
-    _require_choice("stage", stage, ("layers", "logits"))
-    alignments: tuple[Alignment, ...] = (
-        Alignment(feature="logits", loss="soft_cross_entropy", temperature=temperature),
+    _require_choice("stage", stage, ("layers", "logits", "both"))
+    first: dict[str, Any] = {}
+    then: dict[str, Any] = {}
+    if stage == "both":
+        first["weight"] = Schedule(start=1.0, end=0.0, begin=switch, finish=switch)
+        then["weight"] = Schedule(start=0.0, end=1.0, begin=switch, finish=switch)
+    layers = (
+        *(_pair("attention_scores", k, k * step, **first) for k in range(1, student_layers + 1)),
+        *(
+            _pair("hidden_states", k, k * step, projection="shared" if projection else False, **first)
+            for k in range(student_layers + 1)
+        ),
     )
-    if stage == "layers":
-        alignments = (
-            *(_pair("attention_scores", k, k * step) for k in range(1, student_layers + 1)),
-            *(
-                _pair("hidden_states", k, k * step, projection="shared" if projection else False)
-                for k in range(student_layers + 1)
-            ),
-        )
+    logits = Alignment(feature="logits", loss="soft_cross_entropy", temperature=temperature, **then)
+    alignments = {"layers": layers, "logits": (logits,), "both": (*layers, logits)}[stage]
     return _checked(alignments, student_layers, teacher_layers)
 
 

@@ -81,7 +81,10 @@ class Provenance(CheckedFields):
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentFacts(CheckedFields):
-    """One term of the loss, with the fields of `Alignment` and its name."""
+    """One term of the loss, with the fields of `Alignment` and its name.
+
+    Of a weight or temperature that changed, the number is the last, and the schedule is told in words.
+    """
 
     name: str
     feature: str
@@ -89,7 +92,9 @@ class AlignmentFacts(CheckedFields):
     teacher_layer: int | None = None
     loss: str
     weight: float = 1.0
+    weight_schedule: str | None = None
     temperature: float = 1.0
+    temperature_schedule: str | None = None
     projection: Literal[True, False, "shared"] = False
     relation_heads: int | None = None
     positions: str = "tokens"
@@ -202,7 +207,8 @@ class Record(CheckedFields):
             fine-tunes the teacher or the student on a task; "prepare" for one that tokenised the text.
         student, teacher, provenance: the two models, and how the first came from the second.
         method: name of the published recipe, a function of `methods`; None for alignments of one's own.
-        alignments, task_weight: the terms of the loss, and the weight of the student's own loss on labels.
+        alignments: the terms of the loss.
+        task_weight, task_weight_schedule: the weight of the student's own loss on labels.
         taught: roles that learned the alignments on the task, from the teacher fine-tuned with the same seed.
         balanced: whether the terms were given gradients of the same norm.
         teacher_dtype: what the teacher computed in, as torch calls it.
@@ -228,6 +234,7 @@ class Record(CheckedFields):
     method: str | None = None
     alignments: tuple[AlignmentFacts, ...] = ()
     task_weight: float | None = None
+    task_weight_schedule: str | None = None
     taught: tuple[Role, ...] = ()
     balanced: bool | None = None
     teacher_dtype: str | None = None

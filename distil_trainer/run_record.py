@@ -12,6 +12,7 @@ from distil_trainer.facts import (
     measured_emissions,
     model_facts,
     process_facts,
+    scheduled_facts,
     training_facts,
 )
 from distil_trainer.record import DataFacts, Provenance, Record, SpeedFacts
@@ -53,7 +54,6 @@ def record_run(
         provenance=_provenance(trainer, teacher or {}),
         method=method,
         alignments=alignment_facts(trainer.alignments),
-        task_weight=trainer.task_weight,
         balanced=trainer.balance_terms or None,
         teacher_dtype=str(trainer.teacher.model.dtype).removeprefix("torch.") if trainer.teacher is not None else None,
         never_trained=_never_trained(trainer),
@@ -61,6 +61,7 @@ def record_run(
         emissions=measured_emissions(trainer.callback_handler.callbacks),
         best_step=trainer.state.best_global_step if is_over and trainer.args.load_best_model_at_end else None,
         speed={role: tuple(facts) for role, facts in (speed or {}).items()},
+        **scheduled_facts("task_weight", trainer.task_weight),
         **trained,
         **process_facts(),
     )

@@ -12,6 +12,7 @@ from distil_trainer.errors import CaptureError
 from distil_trainer.features import Features
 from distil_trainer.losses import LOSSES, LogitRows
 from distil_trainer.positions import first_mask, label_mask, row_mask, token_mask
+from distil_trainer.schedule import value_at
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,10 @@ class Term:
     unit: str
 
 
-def compute_term(alignment: Alignment, student: Features, teacher: Features, inputs: Mapping[str, Any]) -> Term:
-    """The sum of an alignment's loss over the counted positions of one micro-batch.
+def compute_term(
+    alignment: Alignment, student: Features, teacher: Features, inputs: Mapping[str, Any], progress: float = 0.0
+) -> Term:
+    """The sum of an alignment's loss over the counted positions of one micro-batch; `progress` tells the temperature.
 
     Raises:
         CaptureError: logits are aligned and a model gave none.
@@ -35,7 +38,7 @@ def compute_term(alignment: Alignment, student: Features, teacher: Features, inp
             who = "student" if student.logits is None else "teacher"
             raise CaptureError(f"logits are aligned, but the {who} returned none: load it with a head.")
         mask, unit = _logit_positions(alignment, student, inputs)
-        return Term(*loss(student.logits, teacher.logits, mask, alignment.temperature), unit)
+        return Term(*loss(student.logits, teacher.logits, mask, value_at(alignment.temperature, progress)), unit)
     source = "hidden_states" if alignment.feature == "hidden_states" else "heads"
     pair = getattr(student, source)[alignment.student_layer], getattr(teacher, source)[alignment.teacher_layer]
     if alignment.feature in RELATIONS:

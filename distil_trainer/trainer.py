@@ -27,6 +27,7 @@ from distil_trainer.projection import Projections
 from distil_trainer.pushing import PushingTrainer
 from distil_trainer.reach import unreached_parameters
 from distil_trainer.run_record import record_run
+from distil_trainer.schedule import Schedule, Scheduled, value_at
 from distil_trainer.teacher import Teacher, fast_dtype, forward_columns, load_teacher, reader_for, reads_logits
 from distil_trainer.terms import Term, compute_term, logit_mask
 
@@ -48,7 +49,7 @@ class DistillationTrainer(PushingTrainer):
         args: `TrainingArguments`.
         teacher_model: the teacher: a model (it is put to `eval()` and frozen), or a Hub id or path.
         alignments: what is compared; see `distil_trainer.methods`.
-        task_weight: weight of the student's own loss on labels; 0 leaves it out.
+        task_weight: weight of the student's own loss on labels, a number or a `Schedule`; 0 leaves it out.
         teacher_dtype: what the teacher computes in: its weights are cast to this, in place. None leaves a model as it
             is, and loads one by its id or path in bfloat16 where the hardware multiplies that natively, else float32.
         balance_terms: multiply every term, besides its weight, by a factor that gives all terms gradients of the same
@@ -83,7 +84,7 @@ class DistillationTrainer(PushingTrainer):
         *,
         teacher_model: nn.Module | str | None = None,
         alignments: Sequence[Alignment] = (),
-        task_weight: float = 0.0,
+        task_weight: Scheduled = 0.0,
         teacher_dtype: torch.dtype | None = None,
         balance_terms: bool = False,
         page_facts: Mapping[str, Any] | None = None,
@@ -91,9 +92,11 @@ class DistillationTrainer(PushingTrainer):
     ) -> None:
         self.alignments = tuple(alignments)
         check_alignments(self.alignments)
-        if isinstance(task_weight, bool) or not isinstance(task_weight, int | float) or not 0 <= task_weight < inf:
-            raise TrainingSetupError(f"task_weight should be a number from 0; got {task_weight!r}.")
-        self.task_weight = float(task_weight)
+        if not isinstance(task_weight, Schedule):
+            if isinstance(task_weight, bool) or not isinstance(task_weight, int | float) or not 0 <= task_weight < inf:
+                raise TrainingSetupError(f"task_weight should be a number from 0, or a Schedule; got {task_weight!r}.")
+            task_weight = float(task_weight)
+        self.task_weight = task_weight
         self.balance_terms = balance_terms
         self.page_facts = dict(page_facts or {})
         self._weights = {alignment.name: alignment.weight for alignment in self.alignments} | {"task": self.task_weight}
@@ -161,7 +164,7 @@ class DistillationTrainer(PushingTrainer):
             )
         if not self.alignments and self.task_weight != 1.0:
             raise TrainingSetupError(
-                f"nothing to learn from: no alignments, and task_weight={self.task_weight:g}. Pass alignments "
+                f"nothing to learn from: no alignments, and task_weight={self.task_weight}. Pass alignments "
                 "(see distil_trainer.methods), or task_weight=1.0 to train on labels alone."
             )
         self._training_terms = Meter()
@@ -251,13 +254,23 @@ class DistillationTrainer(PushingTrainer):
         teacher = self.teacher(inputs, rows)
         student, outputs, task_loss = self._student_forward(model, inputs, rows, whole=return_outputs)
         with self.accelerator.autocast():
-            terms = {a.name: compute_term(a, student, teacher, inputs) for a in self.alignments}
+            terms = {a.name: compute_term(a, student, teacher, inputs, self.progress) for a in self.alignments}
         if task_loss is not None:
             count = (step_counts if num_items_in_batch is None else self._count([inputs]))[UNITS.index("task")]
             total = torch.where(count > 0, task_loss * count, 0.0)  # the mean over no label is NaN
             terms["task"] = Term(total, count, "task")
         loss = self._weighted_sum(terms, step_counts, student)
         return (loss, outputs) if return_outputs else loss
+
+    @property
+    def progress(self) -> float:
+        """The share of the optimizer steps that are done; schedules follow it. 0 before training."""
+        return self._progress_after(0)
+
+    def _progress_after(self, steps: int) -> float:
+        """The same, so many steps later."""
+        done = max(self.state.global_step + steps, 0)
+        return min(done / self.state.max_steps, 1.0) if self.state.max_steps > 0 else 0.0
 
     def _weighted_sum(self, terms: Mapping[str, Term], step_counts: Tensor, student: Features) -> Tensor:
         """The share of these terms in the loss of the step; each is put down for the logs, too."""
@@ -268,7 +281,8 @@ class DistillationTrainer(PushingTrainer):
         loss = torch.zeros((), device=step_counts.device)
         for name, term in terms.items():
             share = term.total / step_counts[UNITS.index(term.unit)].clamp(min=1)
-            loss = loss + processes * self._weights[name] * factors.get(name, 1.0) * share
+            weight = value_at(self._weights[name], self.progress)
+            loss = loss + processes * weight * factors.get(name, 1.0) * share
             if not is_training:
                 self._evaluation_terms.add(name, term.total, term.count)
                 continue
@@ -374,15 +388,19 @@ class DistillationTrainer(PushingTrainer):
         terms = self._evaluation_terms.take(self._sum_over_processes)
         if terms and output.metrics is not None:
             key = f"{metric_key_prefix}_loss"
-            output.metrics[key] = sum(self._weights[name] * value for name, value in terms.items())
+            output.metrics[key] = sum(value_at(self._weights[n], self.progress) * value for n, value in terms.items())
             output.metrics.update({f"{key}/{name}": value for name, value in terms.items()})
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As `Trainer.log`; training logs also get every term, unweighted, averaged since the last of them."""
+        """As `Trainer.log`; training logs also get every term, unweighted, averaged since the last of them, and those
+        weights that change, as they were in the last step.
+        """
         if "loss" in logs:
             terms = self._training_terms.take(self._sum_over_processes)
             logs |= {f"loss/{name}": value for name, value in terms.items()}
+            changing = {name: weight for name, weight in self._weights.items() if isinstance(weight, Schedule)}
+            logs |= {f"weight/{name}": weight(self._progress_after(-1)) for name, weight in changing.items()}
         super().log(logs, start_time)
 
     def _set_signature_columns_if_needed(self) -> None:

@@ -4,6 +4,7 @@ accelerate launch recipes/distill.py RECIPE.yaml [key=value ...]
 """
 
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import DataCollatorWithPadding, TrainingArguments
 from transformers.trainer_utils import set_seed
 
 from distil_trainer import DistillationTrainer, build_student, layer_map, student_config
+from distil_trainer.importance import important_blocks
 from distil_trainer.page import PAGE
 from distil_trainer.recipe import (
     DistillRecipe,
@@ -23,10 +25,11 @@ from distil_trainer.recipe import (
 )
 from distil_trainer.speed import measure_speeds
 from distil_trainer.teacher import fast_dtype
-from distil_trainer.text import read_text
+from distil_trainer.text import Text, read_text
 from distil_trainer.text.masking import MaskingCollator
 
 UNDISTILLED = "undistilled"
+CALIBRATION_ROWS = 256  # of the text, to tell which blocks matter
 
 
 def main(path: str, overrides: list[str]) -> None:
@@ -39,11 +42,11 @@ def main(path: str, overrides: list[str]) -> None:
     tokenizer = load_tokenizer(recipe.teacher.name, recipe.teacher.revision)
     with args.main_process_first(desc="preparing the text"):
         text = read_text(recipe.data, tokenizer, seed=args.seed, processes=args.world_size)
-    teacher = load_model(recipe.teacher)
+    teacher = load_model(recipe.teacher).to(args.device)
     student = build_student(
         teacher,
         student_config(teacher.config, num_hidden_layers=recipe.student.num_hidden_layers),
-        layers=recipe.student.layers,
+        layers=layers_of(recipe, teacher, text, tokenizer, args.seed),
         freeze_embeddings=recipe.student.freeze_embeddings,
         dropout=recipe.student.dropout,
     )
@@ -52,7 +55,7 @@ def main(path: str, overrides: list[str]) -> None:
     if recipe.data.mlm_probability is not None:
         collator = MaskingCollator(tokenizer, mlm_probability=recipe.data.mlm_probability, seed=args.seed)
 
-    models: Any = {"teacher": teacher.to(args.device), "student": student.to(args.device)}
+    models: Any = {"teacher": teacher, "student": student.to(args.device)}
     # Before the teacher is cast: the page compares both as they are stored.
     speed = measure_speeds(models, length=min(recipe.data.max_length, 128)) if args.process_index == 0 else {}
     trainer = DistillationTrainer(
@@ -97,6 +100,16 @@ def main(path: str, overrides: list[str]) -> None:
         trainer.create_model_card()
         print(f"The student and its page: {folder / PAGE}")
     trainer.end()
+
+
+def layers_of(recipe: DistillRecipe, teacher: Any, text: Text, tokenizer: Any, seed: int) -> str | tuple[int, ...]:
+    """The teacher's blocks that the student starts from: as the recipe says, or those that rows of its text need."""
+    if recipe.student.layers != "importance":
+        return recipe.student.layers
+    rows = list(islice(text.train.shuffle(seed=seed), CALIBRATION_ROWS))
+    rows = [{name: row[name] for name in tokenizer.model_input_names if name in row} for row in rows]
+    batches = [tokenizer.pad(rows[i : i + 16], return_tensors="pt") for i in range(0, len(rows), 16)]
+    return important_blocks(teacher, batches, recipe.student.num_hidden_layers)
 
 
 if __name__ == "__main__":

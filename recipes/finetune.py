@@ -23,7 +23,14 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from distil_trainer import DistillationTrainer
 from distil_trainer.compatibility import check_pair
 from distil_trainer.errors import AlignmentError, DataError, RecipeError
-from distil_trainer.facts import alignment_facts, model_facts, peak_memory_gib, process_facts, settings_facts
+from distil_trainer.facts import (
+    alignment_facts,
+    model_facts,
+    peak_memory_gib,
+    process_facts,
+    scheduled_facts,
+    settings_facts,
+)
 from distil_trainer.recipe import FinetuneRecipe, TaskStage, load_recipe, load_tokenizer, model_path
 from distil_trainer.record import Evaluation, Record
 from distil_trainer.speed import measure_speeds
@@ -281,7 +288,6 @@ def record_of(
         seeds=recipe.seeds,
         taught=stage.roles if stage else (),
         alignments=alignment_facts(stage.alignments) if stage else (),
-        task_weight=stage.task_weight if stage else None,
         evaluations=tuple(
             evaluation(recipe, splits[key], metric, role, {seed: found[key][metric] for seed, found in runs.items()})
             for key in splits
@@ -289,6 +295,7 @@ def record_of(
             for metric in TASKS[recipe.task].scores
             for role, runs in scores.items()
         ),
+        **scheduled_facts("task_weight", stage.task_weight if stage else None),
         **settings_facts(args),
         **process_facts(),
     )

@@ -73,7 +73,7 @@ def test_impossible_depths_are_refused(method, student, teacher, message):
     ("method", "options", "message"),
     [
         ("tinybert", {"student_layers": 5}, "should divide the teacher's 12; got 5"),
-        ("tinybert", {"stage": "task"}, "stage should be one of layers, logits; got 'task'"),
+        ("tinybert", {"stage": "task"}, "stage should be one of layers, logits, both; got 'task'"),
         ("pkd", {"student_layers": 5}, "should divide the teacher's 12; got 5"),
         ("pkd", {"student_layers": 1}, "at least 2; got 1"),
         ("pkd", {"strategy": "first"}, "strategy should be one of skip, last; got 'first'"),

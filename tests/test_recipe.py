@@ -6,7 +6,7 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
-from distil_trainer.alignment import Alignment
+from distil_trainer import Alignment, Schedule
 from distil_trainer.errors import RecipeError
 from distil_trainer.recipe import DistillRecipe, FinetuneRecipe, load_recipe
 
@@ -210,6 +210,13 @@ def test_a_published_method_by_name(load):
     assert (recipe.method, recipe.alignments, recipe.training["learning_rate"]) == ("lightmbert", (), 3e-4)
 
 
+def test_schedules_are_written_as_mappings(load):
+    change = "alignments=[{feature: logits, loss: kl, weight: {start: 0, end: 1, shape: cosine}}]"
+    recipe = load(DISTILL, change, "task_weight={start: 1, end: 0.5, begin: 0.5}", cls=DistillRecipe)
+    assert recipe.alignments[0].weight == Schedule(start=0.0, end=1.0, shape="cosine")
+    assert recipe.terms(teacher_layers=6)[1] == Schedule(start=1.0, end=0.5, begin=0.5)
+
+
 def test_a_fine_tuning(load):
     recipe = load(FINETUNE, cls=FinetuneRecipe)
     assert recipe.models == {"teacher": "org/teacher", "student": "out/student"}
@@ -238,7 +245,7 @@ def test_a_recipe_written_out_is_the_same_recipe(load, text, cls):
         ("alignments=[{feature: logits, tempature: 2}]", "[0].tempature: unknown key. Did you mean temperature?"),
         ("student.num_hidden_layers=2", "the student has 2 blocks, but student_layer=3"),
         ("student.num_hidden_layers=0", "student.num_hidden_layers: expected at least 1; came 0."),
-        ("student.layers=middle", "student.layers: expected one of bottom, top, spread or a list of"),
+        ("student.layers=middle", "student.layers: expected one of bottom, top, spread, importance or a list of"),
         ("student.dropout=1.0", "student.dropout: expected from 0 to below 1; came 1.0."),
         ("teacher.model_class=AutoModelForCausalLM", "teacher.model_class: expected one of AutoModel, "),
         ("data.files=[]", "data.files: expected files, hub_id or prepared; came ()."),

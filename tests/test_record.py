@@ -10,6 +10,7 @@ import pytest
 from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaModel, TrainingArguments
 from transformers.integrations import CodeCarbonCallback
 
+from distil_trainer import Alignment
 from distil_trainer.errors import RecordError
 from distil_trainer.facts import (
     alignment_facts,
@@ -385,10 +386,7 @@ def test_a_folder_is_no_hub_id(tmp_path, monkeypatch):
 
 
 def test_alignments_are_recorded_with_their_names():
-    @dataclasses.dataclass
-    class Aligned:
-        feature: str = "logits"
-        loss: str = "kl"
-        name = "logits"
-
-    assert Record(stage="distill", alignments=alignment_facts([Aligned()])).alignments[0].name == "logits"
+    assert (
+        Record(stage="distill", alignments=alignment_facts([Alignment(feature="logits", loss="kl")])).alignments[0].name
+        == "logits"
+    )

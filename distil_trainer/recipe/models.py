@@ -64,7 +64,8 @@ class StudentSpec:
     Attributes:
         num_hidden_layers: its number of blocks.
         name: what the card calls it.
-        layers: which teacher blocks it starts from: bottom, top, spread, or a list counted from 1.
+        layers: which teacher blocks it starts from: bottom, top, spread, a list counted from 1, or importance: those
+            without which the teacher's output on the text would change most.
         freeze_embeddings: keep the teacher's embeddings as they are.
         dropout: every dropout probability of the student while it is distilled; null keeps the teacher's.
         license: the student's license, for the card; "other" needs the two that follow.
@@ -75,7 +76,7 @@ class StudentSpec:
 
     num_hidden_layers: int
     name: str
-    layers: Literal["bottom", "top", "spread"] | tuple[int, ...] = "bottom"
+    layers: Literal["bottom", "top", "spread", "importance"] | tuple[int, ...] = "bottom"
     freeze_embeddings: bool = False
     dropout: float | None = 0.0
     license: str | None = None

@@ -15,6 +15,7 @@ from distil_trainer.recipe.strict import PlacedError, check_text_keys, convert, 
 from distil_trainer.recipe.task import ScoredData, TaskData
 from distil_trainer.recipe.text import TextData
 from distil_trainer.record import HUB_ID
+from distil_trainer.schedule import Scheduled, ends
 
 _STATE = "trainer_state.json"  # what Trainer writes last of a checkpoint
 
@@ -102,7 +103,7 @@ class DistillRecipe:
     method: str | None = None
     method_options: dict[str, Any] = field(default_factory=dict)
     alignments: tuple[Alignment, ...] = ()
-    task_weight: float | None = None
+    task_weight: Scheduled | None = None
     balance_terms: bool = False
     save_undistilled: bool = False
     training: dict[str, Any] = field(default_factory=dict)
@@ -117,11 +118,11 @@ class DistillRecipe:
             require(self.method in METHODS, "method", f"one of {', '.join(METHODS)}", self.method)
         _check_options(self.method, self.method_options)
         check_alignments(self.alignments, student_layers=self.student.num_hidden_layers)
-        require((self.task_weight or 0) >= 0, "task_weight", "0 or more", self.task_weight)
+        require(min(ends(self.task_weight or 0.0)) >= 0, "task_weight", "0 or more", self.task_weight)
         _check_training(self.training, {"output_dir": "output_dir"})
         _check_stream(self.data, self.training)
 
-    def terms(self, teacher_layers: int) -> tuple[tuple[Alignment, ...], float]:
+    def terms(self, teacher_layers: int) -> tuple[tuple[Alignment, ...], Scheduled]:
         """What is compared with a teacher of so many blocks, and the weight of the student's own loss.
 
         Raises:
@@ -149,13 +150,13 @@ class TaskStage:
 
     roles: tuple[Literal["student", "undistilled"], ...] = ("student",)
     alignments: tuple[Alignment, ...]
-    task_weight: float = 1.0
+    task_weight: Scheduled = 1.0
 
     def __post_init__(self) -> None:
         require(bool(self.roles), "roles", "student, undistilled or both", self.roles)
         require(bool(self.alignments), "alignments", "at least one", self.alignments)
         check_alignments(self.alignments)
-        require(self.task_weight >= 0, "task_weight", "0 or more", self.task_weight)
+        require(min(ends(self.task_weight)) >= 0, "task_weight", "0 or more", self.task_weight)
 
 
 @dataclass(frozen=True, kw_only=True)

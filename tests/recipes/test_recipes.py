@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_runs import QUIET, ROOT, WORDS, recipes_with, save_model, script, write_lines
 from transformers import BertForPreTraining, BertModel
 
@@ -96,6 +96,22 @@ def test_checkpoints_are_gone_on_from_only_when_asked(tmp_path):
     teacher = load_file(tmp_path / "teacher" / "model.safetensors")
     (name,) = (name for name in before if name.endswith("encoder.layer.0.output.dense.weight"))
     assert before[name].equal(teacher[name.removeprefix("bert.")])
+
+
+def test_blocks_chosen_by_importance(tmp_path, capsys):
+    """A block that hands on what it is given is the first to go."""
+    path = ROOT / "recipes" / "quickstart" / "distill.yaml"
+    overrides = [*distill_overrides(path, tmp_path), "student.layers=importance", "student.num_hidden_layers=5"]
+    teacher = load_file(tmp_path / "teacher" / "model.safetensors")
+    for name in teacher:
+        if "layer.2." in name and "output.dense" in name:
+            teacher[name].zero_()
+    save_file(teacher, tmp_path / "teacher" / "model.safetensors", metadata={"format": "pt"})
+    alignment = {"feature": "hidden_states", "student_layer": 5, "teacher_layer": 6}
+    script("distill").main(str(path), [*overrides, "method=null", f"alignments={json.dumps([alignment])}"])
+    record = Record.load(tmp_path / "student" / "distillation.json")
+    assert record.provenance.copied_blocks == (1, 2, 4, 5, 6)
+    assert "student block 3 <- teacher block 4" in capsys.readouterr().out
 
 
 def test_missing_text_is_named(tmp_path):
