@@ -7,7 +7,7 @@ k the output of block k; the attention of layer k is that of block k.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, Literal
 
 from distil_trainer.errors import AlignmentError
 from distil_trainer.losses import LOSSES
@@ -40,6 +40,8 @@ class Alignment:
             for a while is computed all the same, so that every step has the same graph.
         temperature: divides the logits (logits only; the losses multiply by its square, so gradients keep their scale);
             a number, or a `Schedule`.
+        projection: hidden states only: True compares a learned linear map of the student's with the teacher's, so their
+            widths may differ; `"shared"` has one such map for all alignments that say so.
         relation_heads: relations only: put the heads of each model side by side and split them anew into so many;
             their numbers and widths may differ then. None takes the models' own heads, which must be equally many; of
             keys and values these are the key/value heads, which grouped queries share.
@@ -56,6 +58,7 @@ class Alignment:
     loss: str = "mse"
     weight: Scheduled = 1.0
     temperature: Scheduled = 1.0
+    projection: Literal[True, False, "shared"] = False
     relation_heads: int | None = None
     positions: str = "tokens"
 
@@ -67,6 +70,10 @@ class Alignment:
             value = getattr(self, name)
             if not (isinstance(value, Schedule) or _is_number(value)) or not needs(v > 0 for v in ends(value)):
                 raise AlignmentError(f"{name} should be a positive, finite number, or a Schedule; got {value!r}.")
+        if self.projection not in (True, False, "shared") or not isinstance(self.projection, bool | str):
+            raise AlignmentError(f"projection should be True, False or 'shared'; got {self.projection!r}.")
+        if self.projection and self.feature != "hidden_states":
+            raise AlignmentError(f"projection is for hidden_states only; {self.feature} got {self.projection!r}.")
         if self.relation_heads is not None:
             self._check_relation_heads(self.relation_heads)
         if self.feature == "logits":
@@ -129,8 +136,12 @@ class Alignment:
             return f"student learns logits from teacher ({self.loss}{temperature}{weight})"
         student, teacher = (_layer_words(layer) for layer in (self.student_layer, self.teacher_layer))
         heads = f", {self.relation_heads} relation heads" if self.relation_heads else ""
+        shared = "shared " if self.projection == "shared" else ""
+        projection = f", {shared}projection" if self.projection else ""
         first = ", first token" if self.positions == "first" else ""
-        return f"student {student} learns {words} from teacher {teacher} ({self.loss}{heads}{first}{weight})"
+        return (
+            f"student {student} learns {words} from teacher {teacher} ({self.loss}{projection}{heads}{first}{weight})"
+        )
 
 
 def layer_map(alignments: Sequence[Alignment]) -> str:

@@ -11,7 +11,7 @@ from distil_trainer.errors import AlignmentError, TrainingSetupError
 
 _ONE_BY_ONE = "head counts must be equal, because heads are compared one by one"
 _SIZES = {
-    "hidden_states": ("hidden_size", "widths must be equal, because the two are subtracted"),
+    "hidden_states": ("hidden_size", "widths must be equal without projection=True, because the two are subtracted"),
     "attention_probs": ("num_attention_heads", _ONE_BY_ONE),
     "attention_scores": ("num_attention_heads", _ONE_BY_ONE),
     "query_relation": ("num_attention_heads", f"{_ONE_BY_ONE} without relation_heads"),
@@ -58,7 +58,7 @@ def check_pair(
         elif alignment.feature == "logits":
             counts = _logit_count(student), _logit_count(teacher, kept_ids)
             _check_equal(alignment, "number of logits", *counts)
-        else:
+        elif not alignment.projection:
             key, why = _SIZES[alignment.feature]
             _check_equal(alignment, key, _size(student, key), _size(teacher, key), why)
 

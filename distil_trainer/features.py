@@ -25,6 +25,7 @@ from distil_trainer.blocks import blocks
 from distil_trainer.errors import CaptureError
 from distil_trainer.head import HeadRows, LanguageModelHead, logits_of
 from distil_trainer.losses import Heads, LogitRows
+from distil_trainer.projection import Projections
 
 
 class _EverythingRead(Exception):  # noqa: N818  # not an error: it ends a forward
@@ -37,6 +38,7 @@ class Features:
 
     Attributes:
         hidden_states: layer -> [B, T, D].
+        projected: name of an alignment -> its projected hidden states, [B, T, width of the teacher].
         heads: layer -> queries, keys, values, scaling and visible pairs of its self-attention.
         logits: [B, T, V], or [B, C] for a classifier; [1, N, V] where the head ran on N aligned rows only, or what
             they are formed from; None when nothing reads logits or the model has no head.
@@ -44,6 +46,7 @@ class Features:
     """
 
     hidden_states: dict[int, Tensor] = field(default_factory=dict)
+    projected: dict[str, Tensor] = field(default_factory=dict)
     heads: dict[int, Heads] = field(default_factory=dict)
     logits: Tensor | LogitRows | None = None
     is_narrow: bool = False
@@ -51,6 +54,7 @@ class Features:
     def tensors(self) -> Iterator[Tensor]:
         """Everything that a loss may take a gradient of, parameters as views."""
         yield from self.hidden_states.values()
+        yield from self.projected.values()
         for heads in self.heads.values():
             yield from (t for t in (heads.query, heads.key, heads.value) if t is not None)
         if isinstance(self.logits, LogitRows):
@@ -68,6 +72,7 @@ class FeatureReader:
         hidden_layers: layers whose hidden states are wanted (0 = embedding output).
         attention_layers: layers whose queries, keys and values are wanted.
         logits: whether logits are wanted.
+        projections: maps of wanted hidden states, applied at the end of the forward; None without any.
 
     Attributes:
         head: the part that can be run on some rows only; None for a model without such a part.
@@ -77,9 +82,16 @@ class FeatureReader:
     """
 
     def __init__(
-        self, model: Any, *, hidden_layers: Collection[int], attention_layers: Collection[int], logits: bool = False
+        self,
+        model: Any,
+        *,
+        hidden_layers: Collection[int],
+        attention_layers: Collection[int],
+        logits: bool = False,
+        projections: Projections | None = None,
     ) -> None:
         self.model = model
+        self._projections = projections
         self.head = LanguageModelHead(model) if LanguageModelHead.is_in(model) else None
         self._reads_logits = logits
         self._hidden_layers = sorted(set(hidden_layers))
@@ -136,6 +148,8 @@ class FeatureReader:
                 features.is_narrow = True
             if self._reads_logits:
                 stack.enter_context(self.model.register_forward_hook(self._keep_logits))
+            if self._projections is not None:
+                stack.enter_context(self.model.register_forward_hook(self._project))
             if hands_out:
                 stack.enter_context(self.model.register_forward_hook(self._hand_out))
             yield features
@@ -185,6 +199,11 @@ class FeatureReader:
         features.logits = (
             self.head.aligned(output) if self.head is not None and features.is_narrow else logits_of(output)
         )
+
+    def _project(self, model: nn.Module, args: Any, output: Any) -> None:
+        # Not where the hidden states are read: inside a block, gradient checkpointing would have to do it again.
+        assert self._projections is not None
+        self._features.projected = self._projections(self._features.hidden_states)
 
     def _hand_out(self, model: nn.Module, args: Any, output: Any) -> Any:
         # In a field that every transformers output has: DDP rebuilds outputs by their type.

@@ -29,6 +29,9 @@ def lightmbert(*, student_layers: int, teacher_layers: int) -> tuple[Alignment, 
 
     Raises:
         AlignmentError: a depth is not a positive whole number, or the student is deeper than the teacher.
+
+    Source: the paper, from memory and not verified; the abstract of its successor (arXiv 2212.11456) says that it
+        distils the top layer.
     """
     _check_depths(student_layers, teacher_layers)
     alignments = (
@@ -45,16 +48,17 @@ def tinybert(
     stage: Literal["layers", "logits", "both"] = "layers",
     temperature: float = 1.0,
     switch: float = 0.8,
+    projection: bool = False,
 ) -> tuple[Alignment, ...]:
     """TinyBERT (Jiao et al. 2020, arXiv 1909.10351): every block of the student learns from every n-th of the teacher.
 
-    `"layers"`: `loss = sum over k = 1..M of MSE(attention scores k, g(k)) + sum over k = 0..M of MSE(hidden k, g(k))`,
-    with M = student_layers and g(k) = k * teacher_layers / M: all of the general stage, and the first part of the task
-    stage (with a teacher that was fine-tuned on the task). `"logits"`: the second part, soft cross entropy. `"both"`
-    has the two in one run: the layers until `switch`, the logits after. Weights 1. The general stage starts from random
-    weights, the task stage from its student.
+    `"layers"`: `loss = sum over k = 1..M of MSE(attention scores k, g(k)) + sum over k = 0..M of MSE(W hidden k, g(k))`
+    with M = student_layers, g(k) = k * teacher_layers / M, and one learned W for all k (`projection=True`) or none: all
+    of the general stage, and the first part of the task stage (with a teacher that was fine-tuned on the task).
+    `"logits"`: the second part, soft cross entropy. `"both"` has the two in one run: the layers until `switch`, the
+    logits after. Weights 1. The general stage starts from random weights, the task stage from its student.
 
-    Without the learned projection of the paper, so the widths must be equal. The authors' code averages the squared
+    Without W the widths must be equal; the authors' W has a bias, here it has none. Their code averages the squared
     differences over padding too (where both scores are 0), and the cross entropy over the classes too; here padding
     does not count and the cross entropy is that of the paper, times temperature^2.
 
@@ -64,6 +68,7 @@ def tinybert(
         stage: what is compared.
         temperature: of the logits.
         switch: the share of the optimizer steps that the layers get (`"both"` only).
+        projection: whether the hidden states are compared after W.
 
     Raises:
         AlignmentError: as `lightmbert`; or `student_layers` does not divide `teacher_layers`, or `stage` is unknown.
@@ -79,7 +84,10 @@ def tinybert(
         then["weight"] = Schedule(start=0.0, end=1.0, begin=switch, finish=switch)
     layers = (
         *(_pair("attention_scores", k, k * step, **first) for k in range(1, student_layers + 1)),
-        *(_pair("hidden_states", k, k * step, **first) for k in range(student_layers + 1)),
+        *(
+            _pair("hidden_states", k, k * step, projection="shared" if projection else False, **first)
+            for k in range(student_layers + 1)
+        ),
     )
     logits = Alignment(feature="logits", loss="soft_cross_entropy", temperature=temperature, **then)
     alignments = {"layers": layers, "logits": (logits,), "both": (*layers, logits)}[stage]

@@ -100,7 +100,7 @@ class AlignmentFacts(CheckedFields):
     weight_schedule: str | None = None
     temperature: float = 1.0
     temperature_schedule: str | None = None
-    projection: bool = False
+    projection: Literal[True, False, "shared"] = False
     relation_heads: int | None = None
     positions: str = "tokens"
 

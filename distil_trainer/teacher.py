@@ -12,6 +12,7 @@ from distil_trainer.alignment import RELATIONS, Alignment
 from distil_trainer.errors import TrainingSetupError
 from distil_trainer.features import FeatureReader, Features
 from distil_trainer.head import HeadRows, without_adapters
+from distil_trainer.projection import Projections
 from distil_trainer.word_tables import trim_embeddings
 
 
@@ -37,7 +38,14 @@ def load_teacher(name: str, *, like: nn.Module, alignments: Sequence[Alignment])
     return type(like).from_pretrained(name, use_safetensors=True, dtype="auto")
 
 
-def reader_for(model: Any, alignments: Sequence[Alignment], *, role: str, also: Sequence[int] = ()) -> FeatureReader:
+def reader_for(
+    model: Any,
+    alignments: Sequence[Alignment],
+    *,
+    role: str,
+    also: Sequence[int] = (),
+    projections: Projections | None = None,
+) -> FeatureReader:
     """A reader of what the alignments want from `role` ("student" or "teacher"), and `also` of these hidden states."""
 
     def layers(*features: str) -> list[int]:
@@ -48,6 +56,7 @@ def reader_for(model: Any, alignments: Sequence[Alignment], *, role: str, also: 
         hidden_layers=[*layers("hidden_states"), *also],
         attention_layers=layers("attention_probs", "attention_scores", *RELATIONS),
         logits=reads_logits(alignments),
+        projections=projections,
     )
 
 

@@ -44,6 +44,8 @@ def compute_term(
     if alignment.feature in RELATIONS:
         vectors = (getattr(heads, alignment.feature.removesuffix("_relation")) for heads in pair)
         return Term(*loss(*vectors, token_mask(inputs), alignment.relation_heads), alignment.unit)
+    if alignment.projection:
+        pair = student.projected[alignment.name], pair[1]
     mask = first_mask(inputs) if alignment.positions == "first" else token_mask(inputs)
     return Term(*loss(*pair, mask), alignment.unit)
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from distil_trainer.meter import Meter
 from distil_trainer.page import PAGE, write_page
 from distil_trainer.positions import UNITS, count_positions
 from distil_trainer.probe import first_example, in_eval_mode, random_state_kept
+from distil_trainer.projection import Projections
 from distil_trainer.pushing import PushingTrainer
 from distil_trainer.reach import unreached_parameters
 from distil_trainer.run_record import record_run
@@ -64,8 +66,11 @@ class DistillationTrainer(PushingTrainer):
 
     Attributes:
         unreached: parameters of the student that no loss reaches, by name; frozen while `train` runs.
+        projections: the learned maps of alignments with `projection`; parameters of the student while `train` runs,
+            never saved with it. None without any.
 
     Overrides of `Trainer`: `train` (checks), `create_optimizer` (leaves out what no loss reaches), `compute_loss`,
+    `_save_optimizer_and_scheduler`, `_load_optimizer_and_scheduler` and `_load_best_model` (the projections too),
     `_get_num_items_in_batch` (counts positions), `prediction_step` and `evaluation_loop`
     (exact averages of every term), `log` (adds the terms), `_set_signature_columns_if_needed` (keeps what either model
     reads), `create_model_card`; and for the Hub those of `pushing.PushingTrainer`.
@@ -111,6 +116,7 @@ class DistillationTrainer(PushingTrainer):
         self._reader: FeatureReader | None = None  # of the student
         self._student_columns: list[str] = []
         self.unreached: dict[str, nn.Parameter] = {}
+        self.projections: Projections | None = None
         self._balance: GradientBalance | None = None
         if balance_terms and self.args.torch_compile:
             raise TrainingSetupError(
@@ -131,6 +137,8 @@ class DistillationTrainer(PushingTrainer):
                 compile_options=options if self.args.torch_compile else None,
                 kept_ids=kept_ids,
             )
+            if any(alignment.projection for alignment in self.alignments):
+                self.projections = self._make_projections(teacher_model)
             if balance_terms:
                 layer = shared_layer(self.alignments, depth=self.model.config.num_hidden_layers)
                 self._balance = GradientBalance(layer, self._sum_over_processes)
@@ -138,6 +146,16 @@ class DistillationTrainer(PushingTrainer):
             self._student_reader()
             self.loss_is_scaled_for_ga = True
         self._training_terms, self._evaluation_terms = Meter(), Meter()
+
+    def _make_projections(self, teacher: Any) -> Projections:
+        model_init: Any = self.model_init
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or model_init is not None:
+            raise TrainingSetupError(
+                "learned projections are trained in one process or by DDP, with a model and no model_init. Leave FSDP, "
+                "DeepSpeed and model_init out, or compare relations (methods.minilmv2), which need no projection."
+            )
+        widths = {"student_width": self.model.config.hidden_size, "teacher_width": teacher.config.hidden_size}
+        return Projections(self.alignments, **widths, seed=self.args.seed).to(self.args.device)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; refuses a run in which nothing could be learned.
@@ -158,7 +176,8 @@ class DistillationTrainer(PushingTrainer):
         self._release_unreached()
         self.unreached = {}
         try:
-            return super().train(*args, **kwargs)
+            with nullcontext() if self.projections is None else self.projections.inside(self.model):
+                return super().train(*args, **kwargs)
         finally:
             self._release_unreached()
 
@@ -171,6 +190,21 @@ class DistillationTrainer(PushingTrainer):
         if self.teacher is not None and model is None and not self.unreached:
             self._freeze_unreached()
         return super().create_optimizer(model)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.projections is not None and self.args.should_save:
+            self.projections.save(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.projections is not None and checkpoint is not None:
+            self.projections.load(checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.projections is not None and not self.args.save_only_model:
+            self.projections.load(str(self.state.best_model_checkpoint))
 
     def _release_unreached(self) -> None:
         for parameter in self.unreached.values():
@@ -309,7 +343,9 @@ class DistillationTrainer(PushingTrainer):
     def _student_reader(self) -> FeatureReader:
         if self._reader is None or self._reader.model is not self.model:  # made anew by model_init
             also = () if self._balance is None else (self._balance.layer,)
-            self._reader = reader_for(self.model, self.alignments, role="student", also=also)
+            self._reader = reader_for(
+                self.model, self.alignments, role="student", also=also, projections=self.projections
+            )
             self._student_columns = forward_columns(self.model)
         return self._reader
 
@@ -419,7 +455,9 @@ class DistillationTrainer(PushingTrainer):
             return
         pushed_to = {"id": self.hub_model_id} if self.hub_model_id else {}
         student = {**self.page_facts.get("student", {}), **pushed_to, **(student or {})}
-        write_page(folder, [record_run(self, **{**self.page_facts, "student": student, "folder": folder})])
+        with nullcontext() if self.projections is None else self.projections.outside(self.model):
+            record = record_run(self, **{**self.page_facts, "student": student, "folder": folder})
+        write_page(folder, [record])
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
         return self.accelerator.reduce(values.to(self.args.device), reduction="sum")

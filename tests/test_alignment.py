@@ -55,6 +55,11 @@ def test_alignment_is_frozen_and_keyword_only():
             "is for logits only",
         ),
         ({"feature": "logits", "loss": "kl", "positions": "first"}, "'first' is for hidden_states only"),
+        (RELATION | {"projection": True}, "projection is for hidden_states only; value_relation got True"),
+        (
+            {"feature": "hidden_states", "student_layer": 1, "teacher_layer": 1, "projection": 1},
+            "projection should be True, False or 'shared'; got 1",
+        ),
         (RELATION | {"positions": "first"}, "'first' is for hidden_states only; value_relation counts tokens"),
     ],
 )
@@ -68,6 +73,7 @@ def test_printed_map_says_who_learns_what_from_whom():
         Alignment(feature="attention_probs", student_layer=3, teacher_layer=6),
         Alignment(feature="hidden_states", student_layer=0, teacher_layer=0, loss="cosine", weight=10),
         Alignment(feature="hidden_states", student_layer=1, teacher_layer=2, positions="first"),
+        Alignment(feature="hidden_states", student_layer=2, teacher_layer=4, projection="shared"),
         Alignment(feature="key_relation", loss="kl", student_layer=3, teacher_layer=6, relation_heads=48),
         Alignment(feature="logits", loss="kl", temperature=2.0),
     )
@@ -75,6 +81,7 @@ def test_printed_map_says_who_learns_what_from_whom():
         "student block 3 learns attention from teacher block 6 (mse)",
         "student embeddings learns hidden states from teacher embeddings (cosine, weight 10)",
         "student block 1 learns hidden states from teacher block 2 (mse, first token)",
+        "student block 2 learns hidden states from teacher block 4 (mse, shared projection)",
         "student block 3 learns key relations from teacher block 6 (kl, 48 relation heads)",
         "student learns logits from teacher (kl, temperature 2)",
     ]

@@ -290,6 +290,12 @@ def test_what_is_compared_at_the_first_token_says_so():
     assert "(S − T)², at the first token |" in render_card(distilled(alignments=[term]))
 
 
+@pytest.mark.parametrize(("projection", "words"), [(True, ""), ("shared", " that such terms share")])
+def test_what_is_compared_after_a_projection_says_so(projection, words):
+    term = {"name": "x", "feature": "hidden_states", "loss": "mse", "projection": projection, **BLOCKS}
+    assert f"(S − T)², after a learned projection{words} |" in render_card(distilled(alignments=[term]))
+
+
 def table(curve, **facts):
     card = render_card(distilled(loss_curve=curve, **facts), picture=None)
     return re.findall(r"^\| (\d[\d,]*(?: \(kept\))?) \|", card.split("### Loss curves")[1].split("##")[0], re.MULTILINE)

@@ -19,7 +19,11 @@ def test_a_fitting_pair_passes():
     ("student", "alignments", "message"),
     [
         ({"num_hidden_layers": 1}, LAYERS, "the student has 1 blocks, but student_layer=2"),
-        ({"hidden_size": 16}, LAYERS, "hidden_size of the student is 16, of the teacher 32. Widths must be equal"),
+        (
+            {"hidden_size": 16},
+            LAYERS,
+            "hidden_size of the student is 16, of the teacher 32. Widths must be equal without proj",
+        ),
         ({"num_attention_heads": 2}, LAYERS, "num_attention_heads of the student is 2, of the teacher 4"),
         ({"vocab_size": 50}, LAYERS, "vocabulary size of the student is 50, of the teacher 99"),
     ],
@@ -28,6 +32,12 @@ def test_what_does_not_fit_is_named_with_both_sizes(student, alignments, message
     model = BertModel(tiny_config(**{"num_hidden_layers": 2} | student))
     with pytest.raises(AlignmentError, match=message):
         check_pair(model, tiny_model(BertModel), alignments)
+
+
+def test_projected_widths_may_differ():
+    narrow = BertModel(tiny_config(num_hidden_layers=2, hidden_size=24))
+    projected = Alignment(feature="hidden_states", student_layer=2, teacher_layer=4, projection=True)
+    check_pair(narrow, tiny_model(BertModel), [projected])
 
 
 def relation(feature="query_relation", heads=None):

@@ -29,6 +29,8 @@ def test_tinybert_aligns_every_block_and_the_embeddings():
     ]
     alignments = methods.tinybert(student_layers=6, teacher_layers=12)
     assert names(alignments) == [(name, "mse", 1.0) for name in blocks]
+    projected = methods.tinybert(student_layers=6, teacher_layers=12, projection=True)
+    assert {(a.feature, a.projection) for a in projected} == {("attention_scores", False), ("hidden_states", "shared")}
     alignments = methods.tinybert(student_layers=6, teacher_layers=12, stage="logits")
     assert names(alignments) == [("logits", "soft_cross_entropy", 1.0)]
 

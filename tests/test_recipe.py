@@ -275,6 +275,15 @@ def test_distillations_that_are_refused(load, override, message):
     assert message in load_error(load, DISTILL, override, cls=DistillRecipe)
 
 
+def test_projections_are_true_false_or_shared(load):
+    lines = "[{feature: hidden_states, student_layer: 3, teacher_layer: 6, projection: %s}]"
+    for text, value in (("true", True), ("shared", "shared"), ("false", False)):
+        recipe = load(DISTILL, f"alignments={lines % text}", cls=DistillRecipe)
+        assert recipe.alignments[0].projection is value or recipe.alignments[0].projection == value
+    message = load_error(load, DISTILL, f"alignments={lines % 'own'}", cls=DistillRecipe)
+    assert "alignments[0].projection: expected one of True, False, shared; came 'own' (text)." in message
+
+
 def test_a_method_brings_its_task_weight_and_takes_options(load):
     options = "method_options={relation_heads: 8, teacher_layer: 5}"
     recipe = load(DISTILL, "alignments=[]", "method=minilmv2", options, cls=DistillRecipe)

@@ -336,8 +336,14 @@ def test_looking_for_them_does_not_change_the_order_of_the_data(make_args):
     assert first == looked_at
 
 
+MAPPED = (
+    Alignment(feature="hidden_states", student_layer=1, teacher_layer=2, projection=True),
+    Alignment(feature="value_relation", loss="kl", student_layer=2, teacher_layer=4, relation_heads=8),
+)
+
+
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler
-@pytest.mark.parametrize("alignments", [LAYERS, (*LAYERS, KL)], ids=["layers", "logits"])
+@pytest.mark.parametrize("alignments", [LAYERS, (*LAYERS, KL), MAPPED], ids=["layers", "logits", "mapped"])
 def test_torch_compile_gives_the_same_losses_without_graph_breaks(make_args, alignments):
     logs = []
     for compiled in (False, True):

@@ -21,6 +21,9 @@ headless = name == "headless"
 teacher = tiny_model(BertModel if headless else BertForMaskedLM)
 student = build_student(teacher, student_config(teacher.config, num_hidden_layers=2))
 alignments = methods.lightmbert(student_layers=2, teacher_layers=4)
+if name == "projection":
+    student = tiny_model(BertForMaskedLM, num_hidden_layers=2, hidden_size=24, seed=1)
+    alignments = methods.tinybert(student_layers=2, teacher_layers=4, projection=True)
 if name == "task":
     alignments += (Alignment(feature="logits", loss="kl", temperature=2.0, positions="labels"),)
 world = int(os.environ.get("WORLD_SIZE", 1))
@@ -37,7 +40,10 @@ trainer = DistillationTrainer(
 trainer.train()
 logs = {key: value for key, value in trainer.state.log_history[0].items() if "loss" in key}
 logs |= {key: value for key, value in trainer.evaluate().items() if "loss" in key}
-torch.save({"weights": flat_weights(trainer.model), "logs": logs}, f"{folder}/{world}_{trainer.args.process_index}.pt")
+weights = flat_weights(trainer.model)
+if name == "projection":
+    weights = torch.cat([weights, flat_weights(trainer.projections)])
+torch.save({"weights": weights, "logs": logs}, f"{folder}/{world}_{trainer.args.process_index}.pt")
 # Everything is computed and saved. Taking two gloo processes down in the usual way, with trainer.end() or without, now
 # and then aborts one of them ("terminate called without an active exception"): they end here and now.
 sys.stdout.flush(), sys.stderr.flush()
@@ -56,7 +62,7 @@ def run(tmp_path, name, *, processes, accumulation):
     return [torch.load(tmp_path / f"{processes}_{rank}.pt", weights_only=True) for rank in range(processes)]
 
 
-@pytest.mark.parametrize(("name", "accumulation"), [("hidden", 1), ("task", 2), ("headless", 1)])
+@pytest.mark.parametrize(("name", "accumulation"), [("hidden", 1), ("task", 2), ("headless", 1), ("projection", 2)])
 def test_two_processes_make_the_update_of_one(tmp_path, name, accumulation):
     (tmp_path / "out").mkdir()
     (one,) = run(tmp_path, name, processes=1, accumulation=1)
