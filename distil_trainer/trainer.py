@@ -19,13 +19,10 @@ from distil_trainer.compatibility import check_pair, refuse_data_parallel
 from distil_trainer.errors import TrainingSetupError
 from distil_trainer.features import FeatureReader, Features
 from distil_trainer.head import HeadRows
+from distil_trainer.learning import LearningTrainer
 from distil_trainer.meter import Meter
 from distil_trainer.page import PAGE, write_page
 from distil_trainer.positions import UNITS, count_positions
-from distil_trainer.probe import first_example, in_eval_mode, random_state_kept
-from distil_trainer.projection import Projections
-from distil_trainer.pushing import PushingTrainer
-from distil_trainer.reach import unreached_parameters
 from distil_trainer.run_record import record_run
 from distil_trainer.schedule import Schedule, Scheduled, value_at
 from distil_trainer.teacher import Teacher, fast_dtype, forward_columns, load_teacher, reader_for, reads_logits
@@ -34,7 +31,7 @@ from distil_trainer.terms import Term, compute_term, logit_mask
 logger = logging.get_logger(__name__)
 
 
-class DistillationTrainer(PushingTrainer):
+class DistillationTrainer(LearningTrainer):
     """Trains a student to agree with a teacher.
 
     The loss of an optimizer step is `sum(weight * term) + task_weight * task loss`, where every term is a sum over
@@ -69,11 +66,10 @@ class DistillationTrainer(PushingTrainer):
         projections: the learned maps of alignments with `projection`; parameters of the student while `train` runs,
             never saved with it. None without any.
 
-    Overrides of `Trainer`: `train` (checks), `create_optimizer` (leaves out what no loss reaches), `compute_loss`,
-    `_save_optimizer_and_scheduler`, `_load_optimizer_and_scheduler` and `_load_best_model` (the projections too),
-    `_get_num_items_in_batch` (counts positions), `prediction_step` and `evaluation_loop`
-    (exact averages of every term), `log` (adds the terms), `_set_signature_columns_if_needed` (keeps what either model
-    reads), `create_model_card`; and for the Hub those of `pushing.PushingTrainer`.
+    Overrides of `Trainer`: `train` (checks), `compute_loss`, `_get_num_items_in_batch` (counts positions),
+    `prediction_step` and `evaluation_loop` (exact averages of every term), `log` (adds the terms),
+    `_set_signature_columns_if_needed` (keeps what either model reads), `create_model_card`; for the optimizer those of
+    `learning.LearningTrainer`, and for the Hub those of `pushing.PushingTrainer`.
     """
 
     model: Any  # the student: always the module itself, also where accelerate runs a wrapper of it
@@ -112,11 +108,9 @@ class DistillationTrainer(PushingTrainer):
                 f"({', '.join(self.label_names)}), which cannot be averaged over a step. Pass compute_loss_func, "
                 "or task_weight=0."
             )
-        self.teacher: Teacher | None = None
+        self.unreached = {}
         self._reader: FeatureReader | None = None  # of the student
         self._student_columns: list[str] = []
-        self.unreached: dict[str, nn.Parameter] = {}
-        self.projections: Projections | None = None
         self._balance: GradientBalance | None = None
         if balance_terms and self.args.torch_compile:
             raise TrainingSetupError(
@@ -147,16 +141,6 @@ class DistillationTrainer(PushingTrainer):
             self.loss_is_scaled_for_ga = True
         self._training_terms, self._evaluation_terms = Meter(), Meter()
 
-    def _make_projections(self, teacher: Any) -> Projections:
-        model_init: Any = self.model_init
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled or model_init is not None:
-            raise TrainingSetupError(
-                "learned projections are trained in one process or by DDP, with a model and no model_init. Leave FSDP, "
-                "DeepSpeed and model_init out, or compare relations (methods.minilmv2), which need no projection."
-            )
-        widths = {"student_width": self.model.config.hidden_size, "teacher_width": teacher.config.hidden_size}
-        return Projections(self.alignments, **widths, seed=self.args.seed).to(self.args.device)
-
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; refuses a run in which nothing could be learned.
 
@@ -173,69 +157,7 @@ class DistillationTrainer(PushingTrainer):
                 "(see distil_trainer.methods), or task_weight=1.0 to train on labels alone."
             )
         self._training_terms = Meter()
-        self._release_unreached()
-        self.unreached = {}
-        try:
-            with nullcontext() if self.projections is None else self.projections.inside(self.model):
-                return super().train(*args, **kwargs)
-        finally:
-            self._release_unreached()
-
-    def create_optimizer(self, model: nn.Module | None = None) -> Any:
-        """As `Trainer.create_optimizer`, for the parameters that some loss can reach.
-
-        The others are frozen until training ends: they are neither decayed nor waited for by DDP, which then need not
-        look for unused ones (it still does if `ddp_find_unused_parameters` says so, as layer drop needs).
-        """
-        if self.teacher is not None and model is None and not self.unreached:
-            self._freeze_unreached()
-        return super().create_optimizer(model)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.projections is not None and self.args.should_save:
-            self.projections.save(output_dir)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if self.projections is not None and checkpoint is not None:
-            self.projections.load(checkpoint)
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        if self.projections is not None and not self.args.save_only_model:
-            self.projections.load(str(self.state.best_model_checkpoint))
-
-    def _release_unreached(self) -> None:
-        for parameter in self.unreached.values():
-            parameter.requires_grad_(True)
-
-    def _freeze_unreached(self) -> None:
-        """Finds them by the loss of the first example, on every process alike."""
-        with random_state_kept():
-            loader = self.get_train_dataloader()
-            # not accelerate's own iterator: it would put itself down as the one that training is in
-            batch = next(iter(getattr(loader, "base_dataloader", loader)))
-        with in_eval_mode(self.model), torch.compiler.set_stance("force_eager"):  # layer drop would hide blocks
-            loss = self.compute_loss(self.model, self._prepare_inputs(first_example(batch)))
-        found = unreached_parameters(loss, self.model)
-        flags = torch.tensor([float(name in found) for name, _ in self.model.named_parameters()])
-        everywhere = self._sum_over_processes(flags) == self.accelerator.num_processes
-        self.unreached = {
-            name: parameter
-            for (name, parameter), unreached in zip(self.model.named_parameters(), everywhere.tolist(), strict=True)
-            if unreached
-        }
-        for parameter in self.unreached.values():
-            parameter.requires_grad_(False)
-        if self.args.ddp_find_unused_parameters is None and self.accelerator.ddp_handler is not None:
-            self.accelerator.ddp_handler.find_unused_parameters = False
-        if self.unreached and self.is_world_process_zero():
-            count, total = (sum(p.numel() for p in ps) for ps in (self.unreached.values(), self.model.parameters()))
-            logger.warning(
-                f"No loss reaches {count:,} of the student's {total:,} parameters ({count / total:.1%}); they keep the "
-                f"values they have: {', '.join(self.unreached)}."
-            )
+        return super().train(*args, **kwargs)
 
     def compute_loss(
         self,
@@ -458,9 +380,6 @@ class DistillationTrainer(PushingTrainer):
         with nullcontext() if self.projections is None else self.projections.outside(self.model):
             record = record_run(self, **{**self.page_facts, "student": student, "folder": folder})
         write_page(folder, [record])
-
-    def _sum_over_processes(self, values: Tensor) -> Tensor:
-        return self.accelerator.reduce(values.to(self.args.device), reduction="sum")
 
 
 def _single(values: tuple[Any, ...]) -> Any:

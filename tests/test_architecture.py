@@ -49,6 +49,7 @@ ALLOWED = {
     "page": {"card", "kept", "metadata", "plots", "record"},
     "hub": {"hub", "metadata", "plain", "record"},
     "pushing": {"hub"},
+    "learning": {"alignment", "probe", "projection", "pushing", "reach", "teacher"},
     "run_record": {"facts", "record", "trainer"},  # the trainer for its type only
     "trainer": {
         "alignment",
@@ -56,13 +57,10 @@ ALLOWED = {
         "compatibility",
         "features",
         "head",
+        "learning",
         "meter",
         "page",
         "positions",
-        "probe",
-        "projection",
-        "pushing",
-        "reach",
         "run_record",
         "schedule",
         "teacher",
