@@ -1,0 +1,36 @@
+"""The fragments of recipes in the documentation are recipes, put into one."""
+
+import re
+
+import pytest
+import yaml
+from tiny_runs import ROOT
+
+from distil_trainer.alignment import check_alignments
+from distil_trainer.methods import METHODS, SETTINGS
+from distil_trainer.recipe import DistillRecipe, load_recipe
+
+PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+FRAGMENTS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize("fragment", FRAGMENTS)
+def test_a_fragment_is_a_recipe(fragment, tmp_path):
+    base = ROOT / "recipes" / "swedish_mbert" / "distill.yaml"
+    tree = {"extends": str(base), **yaml.safe_load(fragment)}
+    if "method" in tree:
+        tree["alignments"] = []
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    alignments, task_weight = load_recipe(DistillRecipe, path).terms(teacher_layers=12)
+    check_alignments(alignments, student_layers=6, teacher_layers=12)
+    method = tree.get("method")
+    if method is not None:
+        assert task_weight == tree.get("task_weight", SETTINGS[method].task_weight)
+        assert tree.get("student", {}).get("freeze_embeddings", False) == SETTINGS[method].freeze_embeddings
+
+
+def test_every_method_is_there():
+    named = {yaml.safe_load(fragment).get("method") for fragment in FRAGMENTS}
+    assert named - {None} == set(METHODS) == set(SETTINGS)
+    assert set(re.findall(r"^\| `(\w+)`", PAGE, re.MULTILINE)) == set(METHODS)
