@@ -1,5 +1,6 @@
 """From text and labelled words to what a model takes. All of it is `datasets`: mapped to disk, cached, lazy."""
 
+import copy
 import glob
 import hashlib
 import re
@@ -60,6 +61,17 @@ def tokenize_text(
     if isinstance(tokenized, Dataset) and not len(tokenized):
         raise DataError("expected texts with at least one token, but the tokenizer left none; check the tokenizer")
     return tokenized
+
+
+def that_pads(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, or where it has no padding a copy that pads with the end of a text: which token it is does not
+    matter, because padding is not attended.
+    """
+    if tokenizer.pad_token_id is not None:
+        return tokenizer
+    copied = copy.deepcopy(tokenizer)
+    copied.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return copied
 
 
 def group_tokens(dataset: D, length: int, *, batch_size: int = 1000) -> D:

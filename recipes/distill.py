@@ -14,6 +14,7 @@ from transformers import DataCollatorWithPadding, TrainingArguments
 from transformers.trainer_utils import set_seed
 
 from distil_trainer import DistillationTrainer, build_student, layer_map, student_config
+from distil_trainer.data import that_pads
 from distil_trainer.importance import important_blocks
 from distil_trainer.page import PAGE
 from distil_trainer.recipe import (
@@ -58,7 +59,7 @@ def main(path: str, overrides: list[str]) -> None:
         kept_ids=kept_ids,
     )
     alignments, task_weight = recipe.terms(teacher.config.num_hidden_layers)
-    collator: Any = DataCollatorWithPadding(tokenizer)
+    collator: Any = DataCollatorWithPadding(that_pads(tokenizer))
     if recipe.data.mlm_probability is not None:
         collator = MaskingCollator(tokenizer, mlm_probability=recipe.data.mlm_probability, seed=args.seed)
 
@@ -116,7 +117,7 @@ def layers_of(recipe: DistillRecipe, teacher: Any, text: Text, tokenizer: Any, s
         return recipe.student.layers
     rows = list(islice(text.train.shuffle(seed=seed), CALIBRATION_ROWS))
     rows = [{name: row[name] for name in tokenizer.model_input_names if name in row} for row in rows]
-    batches = [tokenizer.pad(rows[i : i + 16], return_tensors="pt") for i in range(0, len(rows), 16)]
+    batches = [that_pads(tokenizer).pad(rows[i : i + 16], return_tensors="pt") for i in range(0, len(rows), 16)]
     return important_blocks(teacher, batches, recipe.student.num_hidden_layers)
 
 

@@ -35,6 +35,7 @@ class TeacherSource:
     revision: str | None = None
     model_class: Literal[
         "AutoModel",
+        "AutoModelForCausalLM",
         "AutoModelForMaskedLM",
         "AutoModelForPreTraining",
         "AutoModelForSequenceClassification",

@@ -46,6 +46,44 @@ class PrepareRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GenerateRecipe:
+    """Texts that a causal language model writes, for its student to learn from: `recipes/generate.py`.
+
+    Attributes:
+        model: what writes; `model_class` must be AutoModelForCausalLM.
+        texts: how many it writes.
+        validation_texts: how many more, to evaluate on.
+        output_dir: a new folder for train.jsonl, validation.jsonl and the record.
+        prompts: how the texts begin, in turns; none: with the model's first token alone.
+        max_new_tokens: how long a text may become.
+        temperature: divides the logits that tokens are drawn by.
+        top_p: draw among the likeliest tokens that make up this share; 1.0: among all.
+        batch_size: texts that are written at a time.
+        seed: of the draws.
+    """
+
+    model: TeacherSource
+    texts: int
+    validation_texts: int = 0
+    output_dir: str
+    prompts: tuple[str, ...] = ()
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    batch_size: int = 32
+    seed: int = 100
+
+    def __post_init__(self) -> None:
+        writes = self.model.model_class == "AutoModelForCausalLM"
+        require(writes, "model.model_class", "AutoModelForCausalLM", self.model.model_class)
+        for name in ("texts", "max_new_tokens", "batch_size"):
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        require(self.validation_texts >= 0, "validation_texts", "0 or more", self.validation_texts)
+        require(self.temperature > 0, "temperature", "above 0", self.temperature)
+        require(0 < self.top_p <= 1, "top_p", "above 0 and at most 1", self.top_p)
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdaptRecipe:
     """A masked-language model trained further on text, or from scratch: `recipes/adapt.py`.
 
