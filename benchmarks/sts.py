@@ -1,9 +1,12 @@
 """How much of a sentence encoder survives distillation: all-MiniLM-L6-v2 cut to 3 blocks, scored on STS-B.
 
     python benchmarks/sts.py --text en_train.txt.gz --pairs stsb_validation.jsonl.gz --out sts.json [--setting NAME]
+        [--methods] [--save FOLDER]
 
 `--text` holds one sentence a line (plain or gzip); `--pairs` JSONL (plain or gzip) with sentence_1, sentence_2, label.
-The score is Spearman's rank correlation between the labels and the cosine of mean-pooled embeddings.
+The score is Spearman's rank correlation between the labels and the cosine of mean-pooled embeddings. `--methods`
+compares the published methods that need no head, with the same steps, text, start (bottom blocks) and learning rate.
+`--save` keeps the students, which `recipes/minilm_wikiann/finetune.yaml` can score on entities.
 """
 
 import argparse
@@ -22,7 +25,7 @@ from saving import save
 from scipy.stats import spearmanr
 from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding, TrainingArguments, set_seed
 
-from distil_trainer import Alignment, DistillationTrainer, build_student, student_config
+from distil_trainer import Alignment, DistillationTrainer, build_student, methods, student_config
 
 ROWS = 48  # sentences a step
 
@@ -70,6 +73,17 @@ SETTINGS = {
     "last block, kl, lr 2e-3": Setting(alignments=LAST_KL, learning_rate=2e-3),
     "hidden only": Setting(alignments=(_hidden(3, 6),)),
     "every block, kl": Setting(alignments=EVERY_KL),
+}
+_DEPTHS = {"student_layers": 3, "teacher_layers": 6}
+_METHOD: dict[str, Any] = {"bf16": True, "alike_in_length": True}
+METHODS = {
+    "pairing of 2022": Setting(alignments=REFERENCE, **_METHOD),
+    "lightmbert": Setting(alignments=methods.lightmbert(**_DEPTHS), **_METHOD),
+    "tinybert": Setting(alignments=methods.tinybert(**_DEPTHS), **_METHOD),
+    "minilm": Setting(alignments=methods.minilm(**_DEPTHS), **_METHOD),
+    "minilmv2": Setting(alignments=methods.minilmv2(**_DEPTHS, relation_heads=24), **_METHOD),
+    "10 x hidden, attention kl": Setting(alignments=LAST_KL, **_METHOD),
+    "10 x hidden, attention kl, every block": Setting(alignments=EVERY_KL, **_METHOD),
 }
 
 
@@ -157,7 +171,9 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--pairs", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--setting", action="append", choices=SETTINGS, help="default: all of them")
+    parser.add_argument("--setting", action="append", choices=SETTINGS | METHODS, help="default: all of them")
+    parser.add_argument("--methods", action="store_true", help="the published methods instead of the settings")
+    parser.add_argument("--save", type=Path, help="where to keep the students")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments = parser.parse_args()
 
@@ -168,12 +184,17 @@ def main() -> None:
     print(f"teacher      {score(teacher, tokenizer, pairs):.4f}")
     print(f"undistilled  {score(undistilled(teacher), tokenizer, pairs):.4f}", flush=True)
     rows = []
-    for name in arguments.setting or SETTINGS:
+    settings = SETTINGS | METHODS
+    for name in arguments.setting or (METHODS if arguments.methods else SETTINGS):
         for seed in arguments.seeds:
-            data = examples(sentences, tokenizer, SETTINGS[name], seed)
-            student, seconds = distil(SETTINGS[name], data, teacher, tokenizer, seed, arguments.out.with_suffix(".run"))
+            data = examples(sentences, tokenizer, settings[name], seed)
+            student, seconds = distil(settings[name], data, teacher, tokenizer, seed, arguments.out.with_suffix(".run"))
+            if arguments.save:
+                folder = arguments.save / f"{name.replace(' ', '-')}-{seed}"
+                student.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
             result = {"setting": name, "seed": seed, "spearman": score(student, tokenizer, pairs), "seconds": seconds}
-            rows.append(result | asdict(SETTINGS[name]))
+            rows.append(result | asdict(settings[name]))
             print(f"{name:40s} seed {seed}  {result['spearman']:.4f}  {seconds:.0f} s", flush=True)
             save(arguments.out, {"rows": rows})
 
