@@ -101,7 +101,12 @@ def _logit_count(model: Any, kept_ids: Sequence[int] | None = None) -> int:
     embeddings = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if embeddings is not None:
         return int(embeddings.weight.shape[0]) if kept_ids is None else len(kept_ids)
-    if any(hasattr(model, name) for name in ("classifier", "score", "qa_outputs")):
+    if hasattr(model, "qa_outputs"):
+        raise AlignmentError(
+            f"logits are aligned, but those of {type(model).__name__} are scores of where an answer starts and ends, "
+            "over positions instead of classes. Align hidden states or attention, with task_weight for the answers."
+        )
+    if any(hasattr(model, name) for name in ("classifier", "score")):
         return int(model.config.num_labels)
     raise AlignmentError(
         f"logits are aligned, but {type(model).__name__} has no head that gives any: load it with one "

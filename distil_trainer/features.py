@@ -10,7 +10,7 @@ Nor is more computed than is read: where nothing needs the outputs the forward e
 and a language model's head runs on the wanted rows only (`head.py`).
 """
 
-import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +21,15 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from distil_trainer.attention_calls import (
+    ScoreChange,
+    dispatches_attention,
+    eager_function,
+    heads_of_probs,
+    is_causal,
+    score_change,
+    visible_pairs,
+)
 from distil_trainer.blocks import blocks
 from distil_trainer.errors import CaptureError
 from distil_trainer.head import HeadRows, LanguageModelHead, logits_of
@@ -40,6 +49,7 @@ class Features:
         hidden_states: layer -> [B, T, D].
         projected: name of an alignment -> its projected hidden states, [B, T, width of the teacher].
         heads: layer -> queries, keys, values, scaling and visible pairs of its self-attention.
+        changes: layer -> what the model does to the scores besides, where it does anything.
         logits: [B, T, V], or [B, C] for a classifier; [1, N, V] where the head ran on N aligned rows only, or what
             they are formed from; None when nothing reads logits or the model has no head.
         is_narrow: whether `logits` holds the aligned rows only.
@@ -48,8 +58,14 @@ class Features:
     hidden_states: dict[int, Tensor] = field(default_factory=dict)
     projected: dict[str, Tensor] = field(default_factory=dict)
     heads: dict[int, Heads] = field(default_factory=dict)
+    changes: dict[int, ScoreChange] = field(default_factory=dict)
     logits: Tensor | LogitRows | None = None
     is_narrow: bool = False
+
+    def attention(self, layer: int) -> Heads:
+        """What the attention map of a layer is the softmax of: its heads, with what the model does to their scores."""
+        heads, change = self.heads[layer], self.changes.get(layer)
+        return heads if change is None else change.applied(heads)
 
     def tensors(self) -> Iterator[Tensor]:
         """Everything that a loss may take a gradient of, parameters as views."""
@@ -57,6 +73,7 @@ class Features:
         yield from self.projected.values()
         for heads in self.heads.values():
             yield from (t for t in (heads.query, heads.key, heads.value) if t is not None)
+        yield from (change.bias for change in self.changes.values() if change.bias is not None)
         if isinstance(self.logits, LogitRows):
             yield from (t.view_as(t) for t in self.logits if t is not None)
 
@@ -73,9 +90,12 @@ class FeatureReader:
         attention_layers: layers whose queries, keys and values are wanted.
         logits: whether logits are wanted.
         projections: maps of wanted hidden states, applied at the end of the forward; None without any.
+        only_probs: of the attention nothing but its probabilities is wanted. A model whose queries and keys cannot be
+            read is then asked for its own (`output_attentions`), after dropout; its forward does not end early.
 
     Attributes:
         head: the part that can be run on some rows only; None for a model without such a part.
+        asks_for_probs: whether the model is asked for its attention probabilities.
 
     Raises:
         CaptureError: the model's blocks cannot be found, or its attention cannot be read.
@@ -89,6 +109,7 @@ class FeatureReader:
         attention_layers: Collection[int],
         logits: bool = False,
         projections: Projections | None = None,
+        only_probs: bool = False,
     ) -> None:
         self.model = model
         self._projections = projections
@@ -100,10 +121,14 @@ class FeatureReader:
         self._layer_of_module = {
             module: layer for layer in self._attention_layers for module in self._blocks[layer - 1].modules()
         }
-        if self._attention_layers and not _dispatches_attention(model):
+        self._is_shared = len(set(self._blocks)) < len(self._blocks)  # one block, passed several times
+        self._calls: Counter[Any] = Counter()  # in this forward, by what is called and who counts
+        self.asks_for_probs = bool(self._attention_layers) and not dispatches_attention(model)
+        if self.asks_for_probs and not only_probs:
             raise CaptureError(
                 f"{type(model).__name__} does not dispatch its attention through transformers' AttentionInterface, so "
-                "its queries, keys and values cannot be read. Align hidden states or logits of this model instead."
+                "its queries, keys and values cannot be read. Align attention_probs, hidden states or logits of this "
+                "model instead."
             )
         self._keep_hidden_states = {layer: self._hook_for(layer) for layer in self._hidden_layers}
         self._features = Features()
@@ -132,6 +157,7 @@ class FeatureReader:
             CaptureError: the forward did not pass through a wanted layer, or passed through it without a graph.
         """
         self._features = features = Features()
+        self._calls = Counter()
         self._ends_early = ends_early
         with ExitStack() as stack:
             if ends_early:
@@ -141,7 +167,10 @@ class FeatureReader:
                     stack.enter_context(self._blocks[0].register_forward_pre_hook(hook, with_kwargs=True))
                 else:
                     stack.enter_context(self._blocks[layer - 1].register_forward_hook(hook))
-            if self._attention_layers:
+            if self.asks_for_probs:
+                stack.enter_context(self.model.register_forward_pre_hook(_ask_for_probs, with_kwargs=True))
+                stack.enter_context(self.model.register_forward_hook(self._keep_probs))
+            elif self._attention_layers:
                 stack.enter_context(self._recording_attention())
             if rows is not None and self.head is not None:
                 stack.enter_context(self.head.on(rows, plain=plain))
@@ -185,14 +214,26 @@ class FeatureReader:
 
     def _hook_for(self, layer: int) -> Callable[..., None]:
         def keep_input(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if 0 in self._features.hidden_states:  # a later pass through a shared block
+                return
             self._features.hidden_states[0] = args[0] if args else kwargs["hidden_states"]
             self._end_if_everything_was_read()
 
         def keep_output(block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if self._is_shared and self._count_call(block, layer) != layer:
+                return
             self._features.hidden_states[layer] = output[0] if isinstance(output, tuple) else output
             self._end_if_everything_was_read()
 
         return keep_input if layer == 0 else keep_output
+
+    def _count_call(self, *who: Any) -> int:
+        self._calls[who] += 1
+        return self._calls[who]
+
+    def _keep_probs(self, model: nn.Module, args: Any, output: Any) -> None:
+        probs = output.get("attentions") or ()
+        self._features.heads |= {n: heads_of_probs(probs[n - 1]) for n in self._attention_layers if n <= len(probs)}
 
     def _keep_logits(self, model: nn.Module, args: Any, output: Any) -> None:
         features = self._features
@@ -228,14 +269,20 @@ class FeatureReader:
 
     def _record(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
         layer = self._layer_of_module.get(module)
+        if layer is not None and self._is_shared:
+            call = self._count_call(module)
+            layer = call if call in self._attention_layers else None
         if layer is not None and layer not in self._features.heads:
             scaling = kwargs.get("scaling")
             scaling = query.size(-1) ** -0.5 if scaling is None else scaling
-            causal = _is_causal(module, query, mask, self._backend, kwargs.get("is_causal"))
-            visible = _visible_pairs(mask, self._backend)
+            causal = is_causal(module, query, mask, self._backend, kwargs.get("is_causal"))
+            visible = visible_pairs(mask, self._backend)
+            change = score_change(module, kwargs)
+            if change is not None:
+                self._features.changes[layer] = change
             self._features.heads[layer] = Heads(query, key, scaling, visible, causal, value)
             self._end_if_everything_was_read()
-        forward = self._attention if self._attention is not None else _eager_function(module)
+        forward = self._attention if self._attention is not None else eager_function(module)
         return forward(module, query, key, value, mask, **kwargs)
 
     def _check(self, features: Features) -> None:
@@ -259,30 +306,5 @@ class FeatureReader:
                 )
 
 
-def _dispatches_attention(model: nn.Module) -> bool:
-    """Whether any model inside `model` (a PEFT model wraps one) reads its attention function from the interface."""
-    return any(getattr(type(m), "_can_set_attn_implementation", lambda: False)() for m in model.modules())
-
-
-def _eager_function(module: nn.Module) -> Callable[..., Any]:
-    source = sys.modules[type(module).__module__]
-    if not hasattr(source, "eager_attention_forward"):
-        raise CaptureError(
-            f"{type(module).__name__} defines no eager_attention_forward; use attn_implementation='sdpa' to align it."
-        )
-    return source.eager_attention_forward
-
-
-def _is_causal(module: nn.Module, query: Tensor, mask: Any, backend: str, is_causal: bool | None) -> bool:
-    """Whether the backend hides later keys by itself, without a mask that says so."""
-    causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
-    return mask is None and backend != "eager" and bool(causal) and query.size(2) > 1
-
-
-def _visible_pairs(mask: Any, backend: str) -> Tensor | None:
-    """The backend's mask as bool, broadcastable to [B, H, T, T] (True = query may look at key); None = everything."""
-    if mask is None:
-        return None
-    if isinstance(mask, Tensor) and mask.ndim == 4:
-        return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-    raise CaptureError(f"cannot read the attention mask of backend {backend!r}; use attn_implementation='sdpa'.")
+def _ask_for_probs(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+    return args, {**kwargs, "output_attentions": True}

@@ -42,6 +42,8 @@ def important_blocks(teacher: PreTrainedModel, batches: Iterable[Mapping[str, An
     stack = blocks(teacher)
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(stack):
         raise StudentError(f"count should be a whole number from 1 to the teacher's {len(stack)}; got {count!r}.")
+    if len(set(stack)) < len(stack):
+        raise StudentError(f"{type(teacher).__name__} passes one block several times, so none can be left out.")
     taken = set(inspect.signature(teacher.base_model.forward).parameters) - {"labels"}
     inputs = [
         {name: value.to(teacher.device) for name, value in batch.items() if name in taken and isinstance(value, Tensor)}

@@ -302,7 +302,9 @@ def _sources(
     student: PreTrainedModel, teacher: PreTrainedModel, chosen: tuple[int, ...], kept_ids: Sequence[int] | None
 ) -> dict[str, torch.Tensor]:
     """The teacher's tensor for each parameter and buffer of the student, by name; raises if any does not fit."""
-    prefix = next(name for name, module in student.named_modules() if module is blocks(student)) + "."
+    # a shared block is in no list of its own, and has one name in both
+    found = [name for name, module in student.named_modules() if module is blocks(student)]
+    prefix = f"{found[0]}." if found else "(shared)."
     ours, theirs = tensors(student), tensors(teacher)
     names: dict[str, str] = {}
     for name in ours:
@@ -338,10 +340,10 @@ def _sources(
 
 def _embeddings(model: PreTrainedModel) -> dict[str, nn.Module]:
     """The child of the base model that holds the word table and none of the blocks, by name."""
-    table, stack = model.get_input_embeddings(), blocks(model)
+    table, first = model.get_input_embeddings(), blocks(model)[0]
     for name, child in model.base_model.named_children():
         modules = set(child.modules())
-        if table in modules and stack not in modules:
+        if table in modules and first not in modules:
             return {name: child}
     raise StudentError(
         f"{type(model).__name__} keeps its embeddings in no module of their own. Leave freeze_embeddings=False."

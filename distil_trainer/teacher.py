@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
 from distil_trainer.alignment import RELATIONS, Alignment
-from distil_trainer.errors import TrainingSetupError
+from distil_trainer.errors import CaptureError, TrainingSetupError
 from distil_trainer.features import FeatureReader, Features
 from distil_trainer.head import HeadRows, without_adapters
 from distil_trainer.projection import Projections
@@ -51,13 +51,28 @@ def reader_for(
     def layers(*features: str) -> list[int]:
         return [getattr(a, f"{role}_layer") for a in alignments if a.feature in features]
 
-    return FeatureReader(
+    heads = layers("attention_scores", *RELATIONS)
+    reader = FeatureReader(
         model,
         hidden_layers=[*layers("hidden_states"), *also],
-        attention_layers=layers("attention_probs", "attention_scores", *RELATIONS),
+        attention_layers=[*layers("attention_probs"), *heads],
         logits=reads_logits(alignments),
         projections=projections,
+        only_probs=not heads,
     )
+    if reader.asks_for_probs and role == "student":
+        _refuse_dropout(model)
+    return reader
+
+
+def _refuse_dropout(student: nn.Module) -> None:
+    dropouts = {name: m.p for name, m in student.named_modules() if isinstance(m, nn.Dropout) and m.p > 0}
+    if dropouts:
+        name, p = next(iter(dropouts.items()))
+        raise CaptureError(
+            f"{type(student).__name__} gives its attention probabilities only after dropout, so the student should "
+            f"have none; {name} has {p}. Build the student with build_student, whose dropout is 0 by default."
+        )
 
 
 def forward_columns(model: Any) -> list[str]:

@@ -39,15 +39,21 @@ def compute_term(
             raise CaptureError(f"logits are aligned, but the {who} returned none: load it with a head.")
         mask, unit = _logit_positions(alignment, student, inputs)
         return Term(*loss(student.logits, teacher.logits, mask, value_at(alignment.temperature, progress)), unit)
-    source = "hidden_states" if alignment.feature == "hidden_states" else "heads"
-    pair = getattr(student, source)[alignment.student_layer], getattr(teacher, source)[alignment.teacher_layer]
+    assert alignment.student_layer is not None
+    assert alignment.teacher_layer is not None
+    sides = (student, alignment.student_layer), (teacher, alignment.teacher_layer)
     if alignment.feature in RELATIONS:
-        vectors = (getattr(heads, alignment.feature.removesuffix("_relation")) for heads in pair)
+        which = alignment.feature.removesuffix("_relation")
+        vectors = (getattr(features.heads[layer], which) for features, layer in sides)
         return Term(*loss(*vectors, token_mask(inputs), alignment.relation_heads), alignment.unit)
-    if alignment.projection:
-        pair = student.projected[alignment.name], pair[1]
-    mask = first_mask(inputs) if alignment.positions == "first" else token_mask(inputs)
-    return Term(*loss(*pair, mask), alignment.unit)
+    if alignment.feature == "hidden_states":
+        pair = tuple(features.hidden_states[layer] for features, layer in sides)
+        if alignment.projection:
+            pair = student.projected[alignment.name], pair[1]
+        mask = first_mask(inputs) if alignment.positions == "first" else token_mask(inputs)
+        return Term(*loss(*pair, mask), alignment.unit)
+    maps = (features.attention(layer) for features, layer in sides)
+    return Term(*loss(*maps, token_mask(inputs)), alignment.unit)
 
 
 def logit_mask(alignment: Alignment, inputs: Mapping[str, Any]) -> Tensor:

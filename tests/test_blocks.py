@@ -32,9 +32,15 @@ def test_two_stacks_are_refused_by_name():
         blocks(model)
 
 
-def test_shared_blocks_are_refused():
+def test_a_shared_block_is_there_once_a_pass():
     model = AlbertModel(AlbertConfig(num_hidden_layers=3, embedding_size=16, **TINY))
-    with pytest.raises(CaptureError, match="found: none"):
+    assert list(blocks(model)) == [model.encoder.albert_layer_groups[0]] * 3
+
+
+@pytest.mark.parametrize("groups", [{"num_hidden_groups": 2}, {"inner_group_num": 2}])
+def test_several_groups_of_shared_blocks_are_refused(groups):
+    model = AlbertModel(AlbertConfig(num_hidden_layers=4, embedding_size=16, **TINY | groups))
+    with pytest.raises(CaptureError, match=r"has \d groups of \d, in: .*One shared block alone is read"):
         blocks(model)
 
 

@@ -10,6 +10,8 @@ from transformers import (
     DistilBertModel,
     ElectraConfig,
     ElectraModel,
+    GptOssConfig,
+    GptOssModel,
     LlamaConfig,
     LlamaModel,
     RobertaConfig,
@@ -17,10 +19,12 @@ from transformers import (
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from distil_trainer import Alignment
 from distil_trainer.blocks import blocks
 from distil_trainer.errors import CaptureError
 from distil_trainer.features import FeatureReader
 from distil_trainer.losses import Heads
+from distil_trainer.teacher import reader_for
 
 SIZES = {
     "vocab_size": 99,
@@ -180,12 +184,32 @@ def test_a_layer_that_never_ran_is_an_error():
         pass
 
 
-def test_models_without_the_interface_are_refused_before_they_run():
-    config = DebertaV2Config(vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
-    model = DebertaV2Model(config)
-    with pytest.raises(CaptureError, match="does not dispatch its attention"):
+def deberta(**dropout):
+    config = DebertaV2Config(vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, **dropout)
+    return DebertaV2Model(config)
+
+
+def test_queries_of_models_without_the_interface_are_refused_before_they_run():
+    model = deberta()
+    with pytest.raises(CaptureError, match=r"does not dispatch its attention.*Align attention_probs"):
         FeatureReader(model, hidden_layers=[], attention_layers=[1])
     FeatureReader(model, hidden_layers=[1], attention_layers=[])
+
+
+def test_probabilities_after_dropout_are_refused_for_the_student_alone():
+    alignments = (Alignment(feature="attention_probs", student_layer=1, teacher_layer=1),)
+    with pytest.raises(CaptureError, match=r"only after dropout.*dropout has 0.1"):
+        reader_for(deberta(), alignments, role="student")
+    reader_for(deberta(), alignments, role="teacher")
+    reader_for(deberta(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), alignments, role="student")
+
+
+def test_what_may_change_the_probabilities_unknown_to_us_is_refused():
+    config = GptOssConfig(**SIZES, head_dim=8, num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1)
+    model = GptOssModel(config).eval()
+    reader = FeatureReader(model, hidden_layers=[], attention_layers=[1])
+    with pytest.raises(CaptureError, match="computes its attention with 's_aux'"), reader.reading():
+        model(**batch())
 
 
 def test_plain_modules_are_refused_when_layers_are_wanted():

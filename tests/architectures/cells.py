@@ -1,0 +1,158 @@
+"""The cells of docs/architectures.md, found by running what they speak of."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from rows import CUT, DEPTH, Row
+from torch import Tensor
+
+from distil_trainer import Alignment, DistillationTrainer, build_student, methods, student_config
+from distil_trainer.errors import DistilTrainerError
+from distil_trainer.features import FeatureReader, Features
+from distil_trainer.losses import Heads
+
+COLUMNS = ("hidden states", "probabilities", "relations", "full copy", *methods.METHODS)
+LAYERS = range(1, DEPTH + 1)
+CLOSE = {"rtol": 0, "atol": 1e-5}
+
+
+def cells(row: Row, make_args: Callable[..., Any]) -> list[str]:
+    """The cells of a row: `yes`, or the first words of the error that came before training."""
+    inputs = row.batch()
+    found = [
+        _cell(lambda: _hidden_states_are_the_models_own(row, inputs)),
+        _cell(lambda: _probabilities_are_the_models_own(row, inputs)),
+        _cell(lambda: _relations_are_the_models_own(row, inputs)),
+        _cell(lambda: _full_copy_has_nothing_to_learn(row, inputs, make_args)),
+    ]
+    return found + [_cell(lambda m=method: _one_step(row, m, make_args)) for method in methods.METHODS]
+
+
+def _cell(check: Callable[[], None]) -> str:
+    try:
+        check()
+    except DistilTrainerError as error:
+        return f"`{type(error).__name__}`: {' '.join(str(error).split()[:6])} ..."
+    return "yes"
+
+
+def _backend(row: Row) -> str:
+    return "sdpa" if row.model("eager")._supports_sdpa else "eager"
+
+
+def _expected(row: Row, inputs: dict[str, Tensor]) -> Any:
+    with torch.no_grad():
+        return row.model("eager")(**inputs, output_hidden_states=True, output_attentions=True)
+
+
+def _read(row: Row, inputs: dict[str, Tensor], **wanted: Any) -> Features:
+    model = row.model(_backend(row))
+    with torch.no_grad(), FeatureReader(model, **wanted).reading() as features:
+        model(**inputs)
+    return features
+
+
+def _hidden_states_are_the_models_own(row: Row, inputs: dict[str, Tensor]) -> None:
+    mask = inputs["attention_mask"].bool()
+    expected = _expected(row, inputs).hidden_states
+    found = _read(row, inputs, hidden_layers=range(DEPTH + 1), attention_layers=[]).hidden_states
+    assert len(expected) == len(found) == DEPTH + 1
+    if row.final_norm:
+        with torch.no_grad():
+            found[DEPTH] = getattr(row.model("eager").base_model, row.final_norm)(found[DEPTH])
+    for layer, states in found.items():
+        torch.testing.assert_close(states[mask], expected[layer][mask], **CLOSE)
+
+
+def _probabilities_are_the_models_own(row: Row, inputs: dict[str, Tensor]) -> None:
+    mask = inputs["attention_mask"].bool()
+    expected = _expected(row, inputs).attentions
+    features = _read(row, inputs, hidden_layers=[], attention_layers=LAYERS, only_probs=True)
+    for layer in LAYERS:
+        found = _map(features.attention(layer), mask)
+        torch.testing.assert_close(
+            found.transpose(1, 2)[mask], expected[layer - 1].transpose(1, 2)[mask], **CLOSE, msg=f"block {layer}"
+        )
+
+
+def _map(heads: Heads, mask: Tensor) -> Tensor:
+    key = heads.key.repeat_interleave(heads.query.size(1) // heads.key.size(1), dim=1)
+    scores = heads.scaling * heads.query @ key.mT
+    visible = mask[:, None, None, :] if heads.visible is None else heads.visible & mask[:, None, None, :]
+    if heads.causal:
+        visible = visible & torch.ones_like(scores, dtype=torch.bool).tril()
+    return scores.masked_fill(~visible, -torch.inf).softmax(-1)
+
+
+def _relations_are_the_models_own(row: Row, inputs: dict[str, Tensor]) -> None:
+    features = _read(row, inputs, hidden_layers=[], attention_layers=LAYERS)
+    model = row.model("eager")
+    with _eager_calls(model) as calls, torch.no_grad():
+        model(**inputs)
+    assert len(calls) == DEPTH
+    mask = inputs["attention_mask"].bool()
+    for layer, vectors in enumerate(calls, start=1):
+        heads = features.heads[layer]
+        for found, expected in zip((heads.query, heads.key, heads.value), vectors, strict=True):
+            torch.testing.assert_close(found.transpose(1, 2)[mask], expected.transpose(1, 2)[mask], **CLOSE)
+
+
+@contextmanager
+def _eager_calls(model: Any) -> Iterator[list[tuple[Tensor, ...]]]:
+    """Inside this context the queries, keys and values of every call of the model's own eager function."""
+    calls: list[tuple[Tensor, ...]] = []
+    source = sys.modules[type(model).__module__]
+    own = source.eager_attention_forward
+
+    def note(module: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(args[:3])
+        return own(module, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source, "eager_attention_forward", note)
+        yield calls
+
+
+def _full_copy_has_nothing_to_learn(row: Row, inputs: dict[str, Tensor], make_args: Callable[..., Any]) -> None:
+    teacher = row.model(_backend(row))
+    student = build_student(teacher, teacher.config)
+    features = ["attention_probs", "attention_scores", "query_relation", "key_relation", "value_relation"]
+    try:
+        FeatureReader(teacher, hidden_layers=[], attention_layers=[1])
+    except DistilTrainerError:
+        del features[1:]  # its cells tell
+    alignments = [Alignment(feature="logits", loss="kl")]
+    for feature in ("hidden_states", *features):
+        loss = {"loss": "kl"} if feature.endswith("relation") else {}
+        alignments += [Alignment(feature=feature, student_layer=k, teacher_layer=k, **loss) for k in (1, DEPTH)]
+    trainer = DistillationTrainer(student, make_args(), teacher_model=teacher, alignments=alignments)
+    loss = trainer.compute_loss(student, inputs)
+    loss.backward()
+    assert abs(loss.item()) <= 1e-6
+    assert all(p.grad is None or p.grad.abs().max() <= 1e-6 for p in student.parameters())
+
+
+def _one_step(row: Row, method: str, make_args: Callable[..., Any]) -> None:
+    teacher = row.model(_backend(row))
+    kinds = getattr(teacher.config, "layer_types", None)
+    kept = {"layer_types": [kinds[block - 1] for block in CUT]} if kinds else {}
+    config = student_config(teacher.config, num_hidden_layers=len(CUT), **kept)
+    student = build_student(teacher, config, CUT)
+    before = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
+    options = {"relation_heads": 8} if method == "minilmv2" else {}
+    trainer = DistillationTrainer(
+        student,
+        make_args(max_steps=1, learning_rate=1e-3),
+        teacher_model=teacher,
+        alignments=methods.METHODS[method](student_layers=len(CUT), teacher_layers=DEPTH, **options),
+        task_weight=methods.SETTINGS[method].task_weight,
+        train_dataset=row.examples(),
+        data_collator=row.collate,
+    )
+    result = trainer.train()  # what does not fit is refused before: see `_cell`
+    assert 0 < result.training_loss < float("inf")
+    assert any(not torch.equal(before[name], parameter) for name, parameter in student.named_parameters())
