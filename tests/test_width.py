@@ -17,6 +17,8 @@ from transformers import (
     DistilBertForMaskedLM,
     ElectraConfig,
     ElectraForPreTraining,
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -225,6 +227,33 @@ def test_every_weight_of_bert_has_the_rows_and_columns_of_its_units():
     assert student.get_output_embeddings().weight is words
     transform = student.cls.predictions.transform.dense.weight
     assert torch.equal(transform, teacher.cls.predictions.transform.dense.weight[hidden][:, hidden])
+
+
+def test_sizes_that_happen_to_be_equal_are_not_taken_for_each_other():
+    sizes = dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings"), 32)
+    torch.manual_seed(0)
+    teacher = BertForMaskedLM(BertConfig(**WITH | sizes)).eval()
+    config = half(teacher, intermediate_size=16)
+    batch = [{"input_ids": torch.arange(20).reshape(2, 10)}]
+    units = important_units(teacher, batch, config)
+    student = build_student(teacher, config, units=units)
+    for ours, theirs in (
+        (student.bert.embeddings.word_embeddings, teacher.bert.embeddings.word_embeddings),
+        (student.bert.embeddings.position_embeddings, teacher.bert.embeddings.position_embeddings),
+    ):
+        assert torch.equal(ours.weight, theirs.weight[:, list(units.hidden)])
+    ours, theirs = (blocks(model)[0].intermediate.dense.weight for model in (student, teacher))
+    assert units.neurons[0] != units.hidden
+    assert torch.equal(ours, theirs[list(units.neurons[0])][:, list(units.hidden)])
+
+
+def test_norms_that_multiply_by_one_more_than_their_weight():
+    sizes = {**GROUPED, "intermediate_size": NEURONS}
+    torch.manual_seed(0)
+    teacher = GemmaForCausalLM(GemmaConfig(**sizes, head_dim=8)).eval()
+    units = important_units(teacher, batches(), half(teacher))
+    student = build_student(teacher, half(teacher), units=units)
+    assert torch.allclose(student.model.norm.weight + 1, (teacher.model.norm.weight[list(units.hidden)] + 1) * 2**0.5)
 
 
 @every_model
