@@ -44,13 +44,7 @@ def important_blocks(teacher: PreTrainedModel, batches: Iterable[Mapping[str, An
         raise StudentError(f"count should be a whole number from 1 to the teacher's {len(stack)}; got {count!r}.")
     if len(set(stack)) < len(stack):
         raise StudentError(f"{type(teacher).__name__} passes one block several times, so none can be left out.")
-    taken = set(inspect.signature(teacher.base_model.forward).parameters) - {"labels"}
-    inputs = [
-        {name: value.to(teacher.device) for name, value in batch.items() if name in taken and isinstance(value, Tensor)}
-        for batch in batches
-    ]
-    if not sum(int(token_mask(batch).sum()) for batch in inputs):
-        raise DataError(f"expected at least one attended token, got {len(inputs)} batches without; check the texts.")
+    inputs = base_inputs(teacher, batches)
     kept = list(range(1, len(stack) + 1))
     tries = (len(stack) * (len(stack) + 1) - count * (count + 1)) // 2
     with in_eval_mode(teacher), torch.no_grad(), tqdm(total=tries, desc="Leaving out blocks") as progress:
@@ -63,6 +57,22 @@ def important_blocks(teacher: PreTrainedModel, batches: Iterable[Mapping[str, An
                 progress.update()
             kept.remove(min(kept, key=changes.__getitem__))
     return tuple(kept)
+
+
+def base_inputs(teacher: PreTrainedModel, batches: Iterable[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
+    """What of the batches the teacher's base model reads, on its device: without `labels`.
+
+    Raises:
+        DataError: there is no batch, or no attended token in them.
+    """
+    taken = set(inspect.signature(teacher.base_model.forward).parameters) - {"labels"}
+    inputs = [
+        {name: value.to(teacher.device) for name, value in batch.items() if name in taken and isinstance(value, Tensor)}
+        for batch in batches
+    ]
+    if not sum(int(token_mask(batch).sum()) for batch in inputs):
+        raise DataError(f"expected at least one attended token, got {len(inputs)} batches without; check the texts.")
+    return inputs
 
 
 def _change(teacher: PreTrainedModel, inputs: Sequence[Mapping[str, Tensor]], whole: Sequence[Tensor]) -> float:

@@ -72,7 +72,8 @@ class ModelFacts(CheckedFields):
 class Provenance(CheckedFields):
     """Where the student's weights came from: the same fields as the provenance that `build_student` reports.
 
-    `kept_pieces` of the teacher's vocabulary of `teacher_pieces` are the student's; None where it has all.
+    `kept_pieces` of the teacher's vocabulary of `teacher_pieces` are the student's; None where it has all. Of a student
+    that is narrower `kept_units` says how many units of what it kept of how many, and `units_chosen_by` how.
     """
 
     teacher: str
@@ -82,6 +83,8 @@ class Provenance(CheckedFields):
     frozen: tuple[str, ...] = ()
     kept_pieces: int | None = None
     teacher_pieces: int | None = None
+    kept_units: dict[str, tuple[int, int]] = field(default_factory=dict, hash=False)
+    units_chosen_by: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,6 +94,8 @@ def _provenance(trainer: "DistillationTrainer", teacher: Mapping[str, Any]) -> P
         frozen=found.frozen,
         kept_pieces=found.kept_pieces,
         teacher_pieces=found.teacher_pieces,
+        kept_units=dict(found.kept_units),
+        units_chosen_by=found.units_chosen_by,
     )
 
 

@@ -1,13 +1,13 @@
-"""The student: the teacher's architecture with fewer blocks, every weight of it copied from the teacher."""
+"""The student: the teacher's architecture with fewer blocks, or narrower ones, its weights copied from the teacher."""
 
 import copy
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -16,12 +16,19 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from distil_trainer.blocks import blocks
 from distil_trainer.errors import CaptureError, StudentError
+from distil_trainer.slicing import Cut, slicer
+from distil_trainer.width import Units
 from distil_trainer.word_tables import check_positions, config_of_kept, fill, fits, tensors
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 # Settings with one entry a block (ModernBERT, Gemma, ...): they are cut together with the blocks.
 _PER_BLOCK = ("layer_types", "mlp_layer_types")
+
+# What configs call the intermediate size where that is not its name, and transformers does not map it.
+_INTERMEDIATE_SIZE = ("hidden_dim", "n_inner", "ffn_dim", "ffn_hidden_size")
+
+_UNITS = {"hidden": "hidden size", "heads": "heads", "groups": "key/value heads", "neurons": "intermediate size"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +44,9 @@ class Provenance:
         frozen: the modules whose parameters were frozen, as named in the base model.
         kept_pieces: of the teacher's vocabulary; None for all of them.
         teacher_pieces: rows of the teacher's word table, where not all were kept.
+        kept_units: of a narrower student: what was cut -> how many were kept, of how many of the teacher's (heads and
+            neurons in each block).
+        units_chosen_by: how they were chosen.
     """
 
     teacher: str
@@ -46,9 +56,14 @@ class Provenance:
     frozen: tuple[str, ...]
     kept_pieces: int | None = None
     teacher_pieces: int | None = None
+    kept_units: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict, hash=False)
+    units_chosen_by: str | None = None
 
     def __str__(self) -> str:
         lines = [f"student block {k} <- teacher block {source}" for k, source in enumerate(self.copied_blocks, start=1)]
+        lines = lines or ["student <- random weights"]
+        for name, (kept, of) in self.kept_units.items():
+            lines.append(f"{name}: {kept:,} of the teacher's {of:,}, chosen by {self.units_chosen_by}")
         if self.kept_pieces is not None:
             lines.append(f"vocabulary: {self.kept_pieces:,} of the teacher's {self.teacher_pieces:,} pieces")
         return "\n".join(lines + [f"frozen: {name}" for name in self.frozen])
@@ -57,7 +72,7 @@ class Provenance:
 def student_config(
     teacher_config: PretrainedConfig, *, num_hidden_layers: int, **overrides: object
 ) -> PretrainedConfig:
-    """The teacher's config with another depth. The teacher's own config is not touched.
+    """The teacher's config with another depth, and other widths if they are given. The teacher's own is not touched.
 
     The attention implementation carries on; the teacher's name, path and commit do not: the student is a new model.
     Per-block settings (`layer_types`) keep their first `num_hidden_layers` entries unless they are given.
@@ -65,7 +80,10 @@ def student_config(
     Args:
         teacher_config: the config to start from.
         num_hidden_layers: blocks of the student, from 1 to the teacher's.
-        overrides: other attributes of the config, by either of their names (`hidden_size` or DistilBERT's `dim`).
+        overrides: other attributes of the config, by either of their names (`hidden_size` or DistilBERT's `dim`). A
+            narrower student has another `hidden_size`, `num_attention_heads` (with `num_key_value_heads` where there
+            are such) or `intermediate_size`. A student that is cut out of its teacher needs heads as wide as the
+            teacher's: half the hidden size, half the heads.
 
     Raises:
         StudentError: the depth is out of range, an override is unknown or invalid, or the width is no multiple of
@@ -86,6 +104,9 @@ def student_config(
             f"num_hidden_layers should be from 1 to the teacher's {depth}; got {num_hidden_layers}. "
             "A student is at most as deep as its teacher."
         )
+    if "intermediate_size" in overrides and not hasattr(config, "intermediate_size"):
+        own = next((name for name in _INTERMEDIATE_SIZE if hasattr(config, name)), "intermediate_size")
+        overrides = {own if name == "intermediate_size" else name: value for name, value in overrides.items()}
     _check_names(config, overrides)
     per_block: dict[str, object] = {
         name: list(values[:num_hidden_layers])
@@ -112,17 +133,21 @@ def build_student(
     freeze_embeddings: bool = False,
     dropout: float | None = 0.0,
     kept_ids: Sequence[int] | None = None,
+    units: Units | None = None,
+    init: Literal["copy", "random"] = "copy",
 ) -> Model:
     """A student of the teacher's class with chosen blocks of it; embeddings, pooler and heads are copied as they are.
 
-    Nothing is initialised at random and the random state is left alone. The student shares no memory with the teacher,
+    With `units` it is narrower, and has of every weight the rows and columns of these units. Unless `init="random"`
+    nothing is initialised at random and the random state is left alone. The student shares no memory with the teacher,
     has its dtypes and devices, keeps weights tied that the config ties, and is in `eval()` mode like a model from
     `from_pretrained` (the Trainer switches to training mode). Parameters that are frozen in the teacher are not frozen
     in the student. `student.provenance` says what was copied.
 
     Args:
         teacher: any transformers model with one stack of blocks: a plain base model or one with a head.
-        config: as from `student_config`; only the depth may differ in what shapes the weights.
+        config: as from `student_config`; in what shapes the weights only the depth may differ, and with `units` the
+            widths. With `init="random"` anything may.
         layers: which teacher blocks, counted from 1, become student blocks 1..n: `"bottom"` the first n, `"top"` the
             last n, `"spread"` block round(i * L / n) for i = 1..n (TinyBERT's map; of 12 to 6: 2, 4, .., 12), or a
             list of n different blocks in the order wanted.
@@ -135,6 +160,11 @@ def build_student(
         kept_ids: the teacher's ids of the pieces that the student keeps, ascending, as
             `vocabulary.trim_vocabulary` gives them: its word table, and what is as long as the vocabulary in its head,
             have these rows only, and its config the new ids of special tokens. None keeps all.
+        units: what of the teacher's width the student keeps, as `width.important_units(teacher, batches, config)`
+            chooses it. The scales of norms over the hidden size are made larger by the square root of teacher's over
+            student's, so that what reads them gets as much as before.
+        init: "random" draws all weights, embeddings too, as the config says, from the random state of the caller;
+            `layers` is left at its default then.
 
     Raises:
         StudentError: the arguments do not fit together. It is raised before any weight is copied.
@@ -153,21 +183,41 @@ def build_student(
         teacher_layers = len(blocks(teacher))
     except CaptureError as error:
         raise StudentError(f"The teacher's blocks cannot be copied. {error}") from error
-    chosen = _choose(layers, student_layers=config.num_hidden_layers, teacher_layers=teacher_layers)
-    _check_same_shape(teacher.config, config, chosen)
+    if init not in ("copy", "random"):
+        raise StudentError(f"init should be 'copy' or 'random'; got {init!r}.")
+    if init == "random" and (units is not None or layers != "bottom" or freeze_embeddings):
+        raise StudentError(
+            "a student with random weights takes nothing from the teacher's blocks and units, and has to learn its "
+            "embeddings: leave layers, units and freeze_embeddings at their defaults, or take init='copy'."
+        )
+    chosen: tuple[int, ...] = ()
+    if init == "copy":
+        chosen = _choose(layers, student_layers=config.num_hidden_layers, teacher_layers=teacher_layers)
+        _check_same_shape(teacher.config, config, chosen, cut=units is not None)
+    cut: Cut | None = None
+    kept_units: dict[str, tuple[int, int]] = {}
+    if units is not None:
+        cut, has, wanted = slicer(teacher, config, units)
+        pairs = {name: (getattr(wanted, name), of) for name, of in vars(has).items()}
+        if has.heads == has.groups:
+            del pairs["groups"]  # they go with the heads
+        kept_units = {_UNITS[name]: (kept, of) for name, (kept, of) in pairs.items() if kept < of}
 
     # a model writes to its config; the caller's stays as it is
     config = copy.deepcopy(config) if kept_ids is None else config_of_kept(config, kept_ids)
     config.dtype = teacher.dtype
     # On "meta" there are shapes but no storage: no memory, no random numbers, and everything can be checked first.
-    with torch.device("meta"), _dropout_set(config, dropout):
+    with torch.device("meta" if init == "copy" else "cpu"), _dropout_set(config, dropout):
         student = type(teacher)(config)
-    sources = _sources(student, teacher, chosen, kept_ids)
+    sources = _sources(student, teacher, chosen, kept_ids, cut) if init == "copy" else None
     if kept_ids is not None:
         check_positions(student, teacher)
     frozen = _embeddings(student) if freeze_embeddings else {}
 
-    fill(student, sources, kept_ids)
+    if sources is None:
+        nn.Module.to(student, device=teacher.device, dtype=teacher.dtype)
+    else:
+        fill(student, sources, kept_ids)
     for module in frozen.values():
         module.requires_grad_(False)
     student.eval()
@@ -179,6 +229,8 @@ def build_student(
         frozen=tuple(frozen),
         kept_pieces=None if kept_ids is None else len(kept_ids),
         teacher_pieces=None if kept_ids is None else teacher.config.vocab_size,
+        kept_units=kept_units,
+        units_chosen_by=units.chosen_by if units is not None and kept_units else None,
     )
     return student
 
@@ -221,7 +273,8 @@ def _check_heads(config: PretrainedConfig) -> None:
         return
     if heads < 1 or width % heads:
         raise StudentError(
-            f"num_attention_heads should divide hidden_size ({width}); got {heads}. Leave both as in the teacher."
+            f"num_attention_heads should divide hidden_size ({width}); got {heads}. Leave both as in the teacher, or "
+            "change them in proportion."
         )
 
 
@@ -260,11 +313,15 @@ def _choose(layers: str | Sequence[int], *, student_layers: int, teacher_layers:
     return chosen
 
 
-def _check_same_shape(teacher: PretrainedConfig, student: PretrainedConfig, chosen: tuple[int, ...]) -> None:
+def _check_same_shape(
+    teacher: PretrainedConfig, student: PretrainedConfig, chosen: tuple[int, ...], *, cut: bool
+) -> None:
     """Refuses what can be seen in the configs alone; the shapes themselves are compared in `_sources`."""
     _check_heads(student)
     # Another number of heads leaves every shape as it is and changes what the weights mean.
-    sizes = ("num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
+    sizes = (
+        ("head_dim", "vocab_size") if cut else ("num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
+    )
     if any(getattr(teacher, name, None) != getattr(student, name, None) for name in sizes):
         raise StudentError(_only_depth(teacher, student))
     for name in _PER_BLOCK:
@@ -293,15 +350,24 @@ def _only_depth(teacher: PretrainedConfig, student: PretrainedConfig) -> str:
     sizes = [name for name in names if any(isinstance(side.get(name), int | dict) for side in (ours, theirs))]
     differs = ", ".join(f"{name} (teacher {theirs.get(name)}, student {ours.get(name)})" for name in sizes or names)
     return (
-        "A student that is copied from its teacher may differ in depth only (for its pieces, see kept_ids). "
+        "A student that is copied from its teacher may differ in depth only (for its pieces, see kept_ids; for hidden "
+        "size, heads and intermediate size units=distil_trainer.width.important_units(teacher, batches, config)). "
         f"Differs: {differs or 'nothing in the config'}. Make the config with student_config and leave these alone."
     )
 
 
 def _sources(
-    student: PreTrainedModel, teacher: PreTrainedModel, chosen: tuple[int, ...], kept_ids: Sequence[int] | None
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    chosen: tuple[int, ...],
+    kept_ids: Sequence[int] | None,
+    cut: Cut | None,
 ) -> dict[str, torch.Tensor]:
-    """The teacher's tensor for each parameter and buffer of the student, by name; raises if any does not fit."""
+    """The teacher's tensor for each parameter and buffer of the student, cut to its units, by name.
+
+    Raises:
+        StudentError: one does not fit.
+    """
     # a shared block is in no list of its own, and has one name in both
     found = [name for name, module in student.named_modules() if module is blocks(student)]
     prefix = f"{found[0]}." if found else "(shared)."
@@ -323,8 +389,12 @@ def _sources(
             "from the others (the first of ModernBERT has one LayerNorm less), copy it to the same place."
         )
     tied: dict[int, torch.Tensor] = {}
+    sources: dict[str, torch.Tensor] = {}
     for name, source_name in names.items():
         source, target = theirs[source_name], ours[name]
+        if cut is not None:
+            source = cut(source_name, source, tuple(target.shape))
+        sources[name] = source
         if not fits(source, target, getattr(teacher.config, "vocab_size", 0), kept_ids):
             raise StudentError(
                 f"{source_name} is {tuple(source.shape)} in the teacher and {tuple(target.shape)} in the student. "
@@ -335,7 +405,7 @@ def _sources(
                 f"{name} is tied in the student, but the teacher has a tensor of its own there. "
                 "Untie it: student_config(..., tie_word_embeddings=False)."
             )
-    return {name: theirs[source_name] for name, source_name in names.items()}
+    return sources
 
 
 def _embeddings(model: PreTrainedModel) -> dict[str, nn.Module]:

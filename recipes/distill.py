@@ -17,6 +17,7 @@ from distil_trainer import DistillationTrainer, build_student, layer_map, studen
 from distil_trainer.data import that_pads
 from distil_trainer.importance import important_blocks
 from distil_trainer.page import PAGE
+from distil_trainer.plan import student_plan
 from distil_trainer.recipe import (
     DistillRecipe,
     known_facts,
@@ -31,10 +32,11 @@ from distil_trainer.text import Text, raw_texts, read_text
 from distil_trainer.text.masking import MaskingCollator
 from distil_trainer.text.prepared import prepared_tokenizer
 from distil_trainer.vocabulary import match_pieces, trim_vocabulary
+from distil_trainer.width import important_units
 from distil_trainer.word_tables import trim_embeddings
 
 UNDISTILLED = "undistilled"
-CALIBRATION_ROWS = 256  # of the text, to tell which blocks matter
+CALIBRATION_ROWS = 256  # of the text, to tell which blocks and units matter
 
 
 def main(path: str, overrides: list[str]) -> None:
@@ -50,14 +52,24 @@ def main(path: str, overrides: list[str]) -> None:
         text = read_text(recipe.data, tokenizer, seed=args.seed, processes=args.world_size)
     teacher = load_model(recipe.teacher).to(args.device)
     reads_them = teacher if kept_ids is None else trim_embeddings(teacher, kept_ids)  # the student's tokens
+    spec = recipe.student
+    config = student_config(teacher.config, num_hidden_layers=spec.num_hidden_layers, **spec.widths)
+    is_cut = bool(spec.widths) and spec.init == "copy"
+    layers: Any = spec.layers
+    batches = calibration_batches(text, tokenizer, args.seed) if is_cut or layers == "importance" else []
+    if layers == "importance":
+        layers = important_blocks(reads_them, batches, spec.num_hidden_layers)
     student = build_student(
         teacher,
-        student_config(teacher.config, num_hidden_layers=recipe.student.num_hidden_layers),
-        layers=layers_of(recipe, reads_them, text, tokenizer, args.seed),
-        freeze_embeddings=recipe.student.freeze_embeddings,
-        dropout=recipe.student.dropout,
+        config,
+        layers=layers,
+        units=important_units(reads_them, batches, config) if is_cut else None,
+        init=spec.init,
+        freeze_embeddings=spec.freeze_embeddings,
+        dropout=spec.dropout,
         kept_ids=kept_ids,
     )
+    plan = student_plan(teacher, student)
     alignments, task_weight = recipe.terms(teacher.config.num_hidden_layers)
     collator: Any = DataCollatorWithPadding(that_pads(tokenizer))
     if recipe.data.mlm_probability is not None:
@@ -98,7 +110,7 @@ def main(path: str, overrides: list[str]) -> None:
         if recipe.save_undistilled and (checkpoint is None or not (folder / UNDISTILLED).exists()):
             student.save_pretrained(folder / UNDISTILLED)
             tokenizer.save_pretrained(folder / UNDISTILLED)
-        print(f"{student.provenance}\n{layer_map(alignments)}", flush=True)
+        print(f"{plan}\n{layer_map(alignments)}", flush=True)
     trainer.train(resume_from_checkpoint=checkpoint)
     if text.validation is not None:
         trainer.log_metrics("eval", trainer.evaluate())
@@ -111,14 +123,11 @@ def main(path: str, overrides: list[str]) -> None:
     trainer.end()
 
 
-def layers_of(recipe: DistillRecipe, teacher: Any, text: Text, tokenizer: Any, seed: int) -> str | tuple[int, ...]:
-    """The teacher's blocks that the student starts from: as the recipe says, or those that rows of its text need."""
-    if recipe.student.layers != "importance":
-        return recipe.student.layers
+def calibration_batches(text: Text, tokenizer: Any, seed: int) -> list[Any]:
+    """Rows of the training text, padded in batches: they tell which blocks and units of the teacher matter."""
     rows = list(islice(text.train.shuffle(seed=seed), CALIBRATION_ROWS))
     rows = [{name: row[name] for name in tokenizer.model_input_names if name in row} for row in rows]
-    batches = [that_pads(tokenizer).pad(rows[i : i + 16], return_tensors="pt") for i in range(0, len(rows), 16)]
-    return important_blocks(teacher, batches, recipe.student.num_hidden_layers)
+    return [that_pads(tokenizer).pad(rows[i : i + 16], return_tensors="pt") for i in range(0, len(rows), 16)]
 
 
 def vocabulary_of(recipe: DistillRecipe, tokenizer: Any) -> tuple[Any, tuple[int, ...] | None]:

@@ -382,6 +382,23 @@ def test_a_smaller_vocabulary_is_told():
     assert "pieces" not in render_card(distilled())
 
 
+def test_a_narrower_student_is_told():
+    facts = {"teacher": "mBERT", "teacher_layers": 12, "copied_blocks": [1], "units_chosen_by": "importance"}
+    card = render_card(distilled(provenance={**facts, "kept_units": {"hidden size": (384, 768), "heads": (6, 12)}}))
+    told = (
+        "Of the teacher's width it kept 384 of 768 (hidden size), 6 of 12 (heads), chosen by importance.\nNothing was"
+    )
+    assert told in card
+    assert "width it kept" not in render_card(distilled())
+
+
+def test_a_student_with_random_weights_and_a_smaller_vocabulary():
+    facts = {"teacher": "mBERT", "teacher_layers": 12, "kept_pieces": 16_061, "teacher_pieces": 119_547}
+    card = render_card(distilled(provenance=facts))
+    assert "No block of the student was copied from the teacher.\nIts vocabulary holds 16,061 of" in card
+    assert "with their vectors" not in card
+
+
 def test_a_record_that_is_given_twice_counts_once():
     assert render_card(distilled(), tuned(), distilled(), tuned()) == render_card(distilled(), tuned())
 

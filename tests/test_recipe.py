@@ -246,6 +246,16 @@ def test_a_recipe_written_out_is_the_same_recipe(load, text, cls):
         ("student.num_hidden_layers=2", "the student has 2 blocks, but student_layer=3"),
         ("student.num_hidden_layers=0", "student.num_hidden_layers: expected at least 1; came 0."),
         ("student.layers=middle", "student.layers: expected one of bottom, top, spread, importance or a list of"),
+        ("student.hidden_size=0", "student.hidden_size: expected at least 1; came 0."),
+        ("student.init=zeros", "student.init: expected one of copy, random"),
+        (
+            "student={name: s, num_hidden_layers: 3, layers: top, init: random}",
+            "student.layers: expected bottom, its default, with init=random; came 'top'.",
+        ),
+        (
+            "student={name: s, num_hidden_layers: 3, freeze_embeddings: true, init: random}",
+            "student.freeze_embeddings: expected false with init=random; came True.",
+        ),
         ("student.dropout=1.0", "student.dropout: expected from 0 to below 1; came 1.0."),
         ("student.vocabulary={}", "student.vocabulary.coverage: expected coverage, min_count or max_size; came None."),
         ("student.vocabulary.coverage=1.5", "student.vocabulary.coverage: expected above 0 and at most 1; came 1.5."),

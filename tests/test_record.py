@@ -53,6 +53,8 @@ def full_record(**changes):
             "frozen": (),
             "kept_pieces": 5,
             "teacher_pieces": 9,
+            "kept_units": {"heads": (2, 4)},
+            "units_chosen_by": "importance on 36 tokens",
         },
         "method": "lightmbert",
         "alignments": [{"name": "logits", "feature": "logits", "loss": "kl", "temperature": 2}],

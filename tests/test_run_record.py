@@ -6,6 +6,7 @@ from transformers import BertModel
 from distil_trainer import DistillationTrainer, Record, build_student, methods, student_config
 from distil_trainer.page import write_page
 from distil_trainer.run_record import record_run
+from distil_trainer.width import important_units
 
 
 @pytest.fixture
@@ -80,3 +81,21 @@ def test_create_model_card_writes_the_whole_page(trainer, tmp_path):
     assert "student block" in card
     assert (folder / "loss_curves.png").exists()
     assert Record.load(folder / "distillation.json").student.language == ("sv",)
+
+
+def test_what_was_cut_is_in_the_record(make_args):
+    teacher = tiny_model(BertModel)
+    config = student_config(teacher.config, num_hidden_layers=2, hidden_size=16, num_attention_heads=2)
+    units = important_units(teacher, [pad_batch(ragged_examples(8))], config)
+    trainer = DistillationTrainer(
+        model=build_student(teacher, config, units=units),
+        args=make_args(max_steps=1),
+        teacher_model=teacher,
+        alignments=methods.minilmv2(student_layers=2, teacher_layers=4, relation_heads=4),
+        train_dataset=ragged_examples(8, labels=False),
+        data_collator=pad_batch,
+    )
+    trainer.train()
+    provenance = record_run(trainer).provenance
+    assert provenance.kept_units == {"hidden size": (16, 32), "heads": (2, 4)}
+    assert provenance.units_chosen_by == units.chosen_by

@@ -108,6 +108,12 @@ class StudentSpec:
             without which the teacher's output on the text would change most.
         freeze_embeddings: keep the teacher's embeddings as they are.
         dropout: every dropout probability of the student while it is distilled; null keeps the teacher's.
+        hidden_size: channels of its residual stream; null: as many as the teacher has. This and the two that follow are
+            cut out of the teacher: what matters most on the text is kept.
+        num_attention_heads: heads of each block; each is as wide as the teacher's, so half the hidden size needs half
+            the heads.
+        intermediate_size: neurons of the feed-forward network of each block.
+        init: copy takes the teacher's weights; random draws new ones, embeddings too, from the run's seed.
         vocabulary: how much of the teacher's it keeps; null: all of it.
         license: the student's license, for the card; "other" needs the two that follow.
         license_name: of a license that the Hub has no identifier for.
@@ -120,6 +126,10 @@ class StudentSpec:
     layers: Literal["bottom", "top", "spread", "importance"] | tuple[int, ...] = "bottom"
     freeze_embeddings: bool = False
     dropout: float | None = 0.0
+    hidden_size: int | None = None
+    num_attention_heads: int | None = None
+    intermediate_size: int | None = None
+    init: Literal["copy", "random"] = "copy"
     vocabulary: VocabularySpec | None = None
     license: str | None = None
     license_name: str | None = None
@@ -130,6 +140,11 @@ class StudentSpec:
         require(self.num_hidden_layers >= 1, "num_hidden_layers", "at least 1", self.num_hidden_layers)
         if self.dropout is not None:
             require(0 <= self.dropout < 1, "dropout", "from 0 to below 1", self.dropout)
+        for name, width in self.widths.items():
+            require(width >= 1, name, "at least 1", width)
+        if self.init == "random":
+            require(self.layers == "bottom", "layers", "bottom, its default, with init=random", self.layers)
+            require(not self.freeze_embeddings, "freeze_embeddings", "false with init=random", True)
         ModelFacts(  # raises now for what no record takes, not after training
             name=self.name,
             license=self.license,
@@ -137,6 +152,12 @@ class StudentSpec:
             license_link=self.license_link,
             language=self.language,
         )
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The widths that are given, as `student_config` takes them."""
+        names = ("hidden_size", "num_attention_heads", "intermediate_size")
+        return {name: width for name in names if (width := getattr(self, name)) is not None}
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:

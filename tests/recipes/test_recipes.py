@@ -54,7 +54,8 @@ def test_distill_recipes_run(path, tmp_path, capsys):
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert model.config.num_hidden_layers == recipe.student.num_hidden_layers
-    assert "student block 3 <- teacher block 3" in capsys.readouterr().out
+    source = {"bottom": 3, "spread": 3 * record.teacher.layers // record.student.layers}[recipe.student.layers]
+    assert f"student block 3 <- teacher block {source}" in capsys.readouterr().out
     undistilled = folder / "undistilled" / "model.safetensors"
     assert undistilled.exists() == recipe.save_undistilled
     if undistilled.exists():  # every weight is there, and it has not learned
@@ -118,6 +119,32 @@ def test_blocks_chosen_by_importance(tmp_path, capsys):
     assert record.provenance.copied_blocks == (1, 2, 4, 5, 6)
     assert record.provenance.kept_pieces < record.provenance.teacher_pieces
     assert "student block 3 <- teacher block 4" in capsys.readouterr().out
+
+
+def test_a_narrower_student(tmp_path, capsys):
+    """What is cut is chosen on the text; relations and logits teach across widths."""
+    path = ROOT / "recipes" / "quickstart" / "distill.yaml"
+    overrides = [
+        *distill_overrides(path, tmp_path),
+        "method=minilmv2",
+        "method_options={teacher_layer: 6, relation_heads: 4}",
+        "student.num_hidden_layers=3",
+        "student.hidden_size=16",
+        "student.num_attention_heads=2",
+        "student.intermediate_size=24",
+        "student.freeze_embeddings=false",
+    ]
+    script("distill").main(str(path), overrides)
+    record, out = Record.load(tmp_path / "student" / "distillation.json"), capsys.readouterr().out
+    kept = {"hidden size": (16, 32), "heads": (2, 4), "intermediate size": (24, 48)}
+    assert record.provenance.kept_units == kept
+    assert "hidden size             32       16" in out
+    assert "16 of 32 (hidden size)" in (tmp_path / "student" / "README.md").read_text()
+    random = [*overrides, "student.init=random", "student.layers=bottom", f"output_dir={tmp_path / 'random'}"]
+    script("distill").main(str(path), random)
+    record = Record.load(tmp_path / "random" / "distillation.json")
+    assert (record.provenance.copied_blocks, record.student.hidden_size) == ((), 16)
+    assert "No block of the student was copied" in (tmp_path / "random" / "README.md").read_text()
 
 
 def test_missing_text_is_named(tmp_path):
