@@ -103,6 +103,7 @@ class AlignmentFacts(CheckedFields):
     projection: bool = False
     relation_heads: int | None = None
     positions: str = "tokens"
+    stack: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
