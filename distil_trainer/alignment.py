@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal
 
+from distil_trainer.blocks import STACKS
 from distil_trainer.errors import AlignmentError
 from distil_trainer.losses import LOSSES
 from distil_trainer.schedule import Schedule, Scheduled, ends
 
 POSITIONS = ("tokens", "labels", "first")
 RELATIONS = ("query_relation", "key_relation", "value_relation")
+Place = int | tuple[str, int]
+"""A layer of a model with one stack, or a stack and a layer of it."""
 _WORDS = {
     "hidden_states": "hidden states",
     "attention_probs": "attention",
@@ -45,6 +48,8 @@ class Alignment:
         relation_heads: relations only: put the heads of each model side by side and split them anew into so many;
             their numbers and widths may differ then. None takes the models' own heads, which must be equally many; of
             keys and values these are the key/value heads, which grouped queries share.
+        stack: `"encoder"` or `"decoder"` of a model that has both, whose layers are counted apart; None for a model
+            with one stack, and for logits. Of a decoder's block the attention to its own tokens is meant.
         positions: `"tokens"` counts attended positions, `"labels"` (logits only) positions whose label is not -100,
             `"first"` (hidden states only) the first attended position of each row, where BERT has [CLS].
 
@@ -61,6 +66,7 @@ class Alignment:
     projection: Literal[True, False, "shared"] = False
     relation_heads: int | None = None
     positions: str = "tokens"
+    stack: str | None = None
 
     def __post_init__(self) -> None:
         _require_choice("feature", self.feature, LOSSES)
@@ -76,6 +82,8 @@ class Alignment:
             raise AlignmentError(f"projection is for hidden_states only; {self.feature} got {self.projection!r}.")
         if self.relation_heads is not None:
             self._check_relation_heads(self.relation_heads)
+        if self.stack is not None:
+            _require_choice("stack", self.stack, STACKS)
         if self.feature == "logits":
             self._check_logits()
         else:
@@ -85,6 +93,8 @@ class Alignment:
         for name in ("student_layer", "teacher_layer"):
             if getattr(self, name) is not None:
                 raise AlignmentError(f"logits belong to no layer, but {name}={getattr(self, name)!r}: leave it out.")
+        if self.stack is not None:
+            raise AlignmentError(f"logits belong to no stack, but stack={self.stack!r}: leave it out.")
         if self.positions == "first":
             raise AlignmentError("positions='first' is for hidden_states only; give logits 'tokens' or 'labels'.")
         if self.loss == "mse" and self.temperature != 1.0:
@@ -117,24 +127,31 @@ class Alignment:
         """The key of this term in logs, checkpoints and the card: `hidden_states_s5_t11`, or `logits`."""
         if self.feature == "logits":
             return "logits"
-        return f"{self.feature}_s{self.student_layer}_t{self.teacher_layer}"
+        feature = self.feature if self.stack is None else f"{self.feature}_{self.stack}"
+        return f"{feature}_s{self.student_layer}_t{self.teacher_layer}"
 
     @property
     def unit(self) -> str:
         """What the loss is averaged over: `"tokens"`, `"pairs"` of tokens, `"rows"` (of the batch, with positions
-        `"first"`), or for logits the `positions` chosen.
+        `"first"`), for logits the `positions` chosen; of a decoder, `"decoder_tokens"` and so on.
         """
-        if self.positions == "first":
-            return "rows"
-        unit = LOSSES[self.feature][self.loss].unit
-        return self.positions if unit == "positions" else unit
+        unit = "rows" if self.positions == "first" else LOSSES[self.feature][self.loss].unit
+        if unit == "positions":
+            return self.positions
+        return f"decoder_{unit}" if self.stack == "decoder" else unit
+
+    def place(self, role: str) -> "Place":
+        """The student's layer or the teacher's (`role`), with the stack that it is in where there are two."""
+        layer: int = getattr(self, f"{role}_layer")
+        return layer if self.stack is None else (self.stack, layer)
 
     def __str__(self) -> str:
         words, weight = _WORDS[self.feature], "" if self.weight == 1 else f", weight {_written(self.weight)}"
         if self.feature == "logits":
             temperature = "" if self.temperature == 1 else f", temperature {_written(self.temperature)}"
             return f"student learns logits from teacher ({self.loss}{temperature}{weight})"
-        student, teacher = (_layer_words(layer) for layer in (self.student_layer, self.teacher_layer))
+        where = "" if self.stack is None else f"{self.stack} "
+        student, teacher = (f"{where}{_layer_words(layer)}" for layer in (self.student_layer, self.teacher_layer))
         heads = f", {self.relation_heads} relation heads" if self.relation_heads else ""
         shared = "shared " if self.projection == "shared" else ""
         projection = f", {shared}projection" if self.projection else ""

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from distil_trainer.alignment import Alignment, check_alignments
+from distil_trainer.blocks import STACKS, depth, has_two_stacks
 from distil_trainer.errors import AlignmentError, TrainingSetupError
 
 _ONE_BY_ONE = "head counts must be equal, because heads are compared one by one"
@@ -44,11 +45,13 @@ def check_pair(
     """
     if student is teacher:
         raise AlignmentError("student and teacher are the same model. Build the student with `build_student`.")
-    check_alignments(
-        alignments,
-        student_layers=_size(student, "num_hidden_layers"),
-        teacher_layers=_size(teacher, "num_hidden_layers"),
-    )
+    _check_stacks(student, teacher, alignments)
+    for stack in (None, *STACKS):
+        check_alignments(
+            [alignment for alignment in alignments if alignment.stack == stack],
+            student_layers=depth(getattr(student, "config", None), stack),
+            teacher_layers=depth(getattr(teacher, "config", None), stack),
+        )
     pieces = _size(teacher, "vocab_size") if kept_ids is None else len(kept_ids)
     why = "if its vocabulary was trimmed, pass the kept_ids of that; if not, leave them out"
     _check_equal(None, "vocabulary size", _size(student, "vocab_size"), pieces, why)
@@ -60,7 +63,19 @@ def check_pair(
             _check_equal(alignment, "number of logits", *counts)
         elif not alignment.projection:
             key, why = _SIZES[alignment.feature]
-            _check_equal(alignment, key, _size(student, key), _size(teacher, key), why)
+            ours, theirs = (_size(model, key, alignment.stack) for model in (student, teacher))
+            _check_equal(alignment, key, ours, theirs, why)
+
+
+def _check_stacks(student: nn.Module, teacher: nn.Module, alignments: Sequence[Alignment]) -> None:
+    for alignment in alignments:
+        for role, model in (("student", student), ("teacher", teacher)):
+            if alignment.feature != "logits" and has_two_stacks(model) != (alignment.stack is not None):
+                has = "an encoder and a decoder" if has_two_stacks(model) else "one stack of blocks"
+                raise AlignmentError(
+                    f"{alignment.name}: the {role} has {has}, but stack={alignment.stack!r}. Say which stack is "
+                    "compared where the models have two (see methods.for_stack), and only there."
+                )
 
 
 def _check_equal(
@@ -80,7 +95,9 @@ def _check_divides(relation_heads: int, alignment: Alignment, student: nn.Module
     """Raises AlignmentError unless the relation heads divide what they split, as far as the configs tell its width."""
     key, _ = _SIZES[alignment.feature]
     for role, model in (("student", student), ("teacher", teacher)):
-        heads, queries, hidden = (_size(model, name) for name in (key, "num_attention_heads", "hidden_size"))
+        heads, queries, hidden = (
+            _size(model, name, alignment.stack) for name in (key, "num_attention_heads", "hidden_size")
+        )
         head_width = _size(model, "head_dim") or (hidden // queries if hidden and queries else None)
         if heads and head_width and heads * head_width % relation_heads:
             raise AlignmentError(
@@ -89,8 +106,10 @@ def _check_divides(relation_heads: int, alignment: Alignment, student: nn.Module
             )
 
 
-def _size(model: nn.Module, key: str) -> int | None:
+def _size(model: nn.Module, key: str, stack: str | None = None) -> int | None:
     config: Any = getattr(model, "config", None)
+    if stack == "decoder" and key.endswith("heads") and hasattr(config, "decoder_attention_heads"):
+        return config.decoder_attention_heads
     if key == "num_key_value_heads" and getattr(config, key, None) is None:  # every query has its own
         key = "num_attention_heads"
     return getattr(config, key, None)

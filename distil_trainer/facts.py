@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.integrations import CodeCarbonCallback
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from distil_trainer.blocks import blocks
+from distil_trainer.blocks import STACKS, blocks, has_two_stacks
 from distil_trainer.errors import CaptureError
 from distil_trainer.plain import TOKEN, without_paths
 from distil_trainer.record import HUB_ID, AlignmentFacts, Emissions, Hardware, ModelFacts
@@ -79,7 +79,8 @@ def model_facts(
         "dtype": str(model.dtype).removeprefix("torch."),
     }
     with contextlib.suppress(CaptureError):  # an unusual model: the number stays unknown
-        facts["block_parameters"] = _count(blocks(model).parameters())
+        stacks = STACKS if has_two_stacks(model) else (None,)
+        facts["block_parameters"] = _count(p for stack in stacks for p in blocks(model, stack).parameters())
     if folder is not None:
         files = [f for pattern in ("*.safetensors", "pytorch_model*.bin") for f in Path(folder).glob(pattern)]
         facts["bytes_on_disk"] = sum(f.stat().st_size for f in files) or None

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from distil_trainer.alignment import Place
 from distil_trainer.attention_calls import (
     ScoreChange,
     dispatches_attention,
@@ -30,7 +31,7 @@ from distil_trainer.attention_calls import (
     score_change,
     visible_pairs,
 )
-from distil_trainer.blocks import blocks
+from distil_trainer.blocks import blocks, has_two_stacks
 from distil_trainer.errors import CaptureError
 from distil_trainer.head import HeadRows, LanguageModelHead, logits_of
 from distil_trainer.losses import Heads, LogitRows
@@ -43,7 +44,8 @@ class _EverythingRead(Exception):  # noqa: N818  # not an error: it ends a forwa
 
 @dataclass
 class Features:
-    """What one forward computed. Layers are one-based blocks; hidden states of layer 0 are the embedding output.
+    """What one forward computed. Layers are one-based blocks; hidden states of layer 0 are the embedding output. Layers
+    of a model with two stacks go by the stack's name and their number: `("decoder", 2)`.
 
     Attributes:
         hidden_states: layer -> [B, T, D].
@@ -53,16 +55,18 @@ class Features:
         logits: [B, T, V], or [B, C] for a classifier; [1, N, V] where the head ran on N aligned rows only, or what
             they are formed from; None when nothing reads logits or the model has no head.
         is_narrow: whether `logits` holds the aligned rows only.
+        has_decoder: whether the logits are those of a decoder behind an encoder.
     """
 
-    hidden_states: dict[int, Tensor] = field(default_factory=dict)
+    hidden_states: dict[Place, Tensor] = field(default_factory=dict)
     projected: dict[str, Tensor] = field(default_factory=dict)
-    heads: dict[int, Heads] = field(default_factory=dict)
-    changes: dict[int, ScoreChange] = field(default_factory=dict)
+    heads: dict[Place, Heads] = field(default_factory=dict)
+    changes: dict[Place, ScoreChange] = field(default_factory=dict)
     logits: Tensor | LogitRows | None = None
     is_narrow: bool = False
+    has_decoder: bool = False
 
-    def attention(self, layer: int) -> Heads:
+    def attention(self, layer: Place) -> Heads:
         """What the attention map of a layer is the softmax of: its heads, with what the model does to their scores."""
         heads, change = self.heads[layer], self.changes.get(layer)
         return heads if change is None else change.applied(heads)
@@ -105,23 +109,27 @@ class FeatureReader:
         self,
         model: Any,
         *,
-        hidden_layers: Collection[int],
-        attention_layers: Collection[int],
+        hidden_layers: Collection[Place],
+        attention_layers: Collection[Place],
         logits: bool = False,
         projections: Projections | None = None,
         only_probs: bool = False,
     ) -> None:
         self.model = model
         self._projections = projections
-        self.head = LanguageModelHead(model) if LanguageModelHead.is_in(model) else None
+        self._has_decoder = has_two_stacks(model)
+        narrows = not self._has_decoder and LanguageModelHead.is_in(model)
+        self.head = LanguageModelHead(model) if narrows else None
         self._reads_logits = logits
-        self._hidden_layers = sorted(set(hidden_layers))
-        self._attention_layers = sorted(set(attention_layers))
-        self._blocks = blocks(model) if self._hidden_layers or self._attention_layers else nn.ModuleList()
+        self._hidden_layers = sorted(set(hidden_layers), key=_stack_and_number)
+        self._attention_layers = sorted(set(attention_layers), key=_stack_and_number)
+        stacks = {_stack_and_number(layer)[0] for layer in (*self._hidden_layers, *self._attention_layers)}
+        self._blocks = {stack: blocks(model, stack or None) for stack in stacks}
         self._layer_of_module = {
-            module: layer for layer in self._attention_layers for module in self._blocks[layer - 1].modules()
+            module: layer for layer in self._attention_layers for module in self._block(layer).modules()
         }
-        self._is_shared = len(set(self._blocks)) < len(self._blocks)  # one block, passed several times
+        # one block, passed several times
+        self._is_shared = any(len(set(stack)) < len(stack) for stack in self._blocks.values())
         self._calls: Counter[Any] = Counter()  # in this forward, by what is called and who counts
         self.asks_for_probs = bool(self._attention_layers) and not dispatches_attention(model)
         if self.asks_for_probs and not only_probs:
@@ -133,6 +141,11 @@ class FeatureReader:
         self._keep_hidden_states = {layer: self._hook_for(layer) for layer in self._hidden_layers}
         self._features = Features()
         self._ends_early = False
+
+    def _block(self, layer: Place) -> nn.Module:
+        """The block of a layer; of layer 0, the one that is given the embeddings."""
+        stack, number = _stack_and_number(layer)
+        return self._blocks[stack][max(number - 1, 0)]
 
     def leaves_logits(self, inputs: Mapping[str, Any]) -> bool:
         """Whether the wanted logits may be left as `LogitRows`: what `reading` calls `plain`."""
@@ -156,17 +169,17 @@ class FeatureReader:
         Raises:
             CaptureError: the forward did not pass through a wanted layer, or passed through it without a graph.
         """
-        self._features = features = Features()
+        self._features = features = Features(has_decoder=self._has_decoder)
         self._calls = Counter()
         self._ends_early = ends_early
         with ExitStack() as stack:
             if ends_early:
                 stack.enter_context(self._ending_early())
             for layer, hook in self._keep_hidden_states.items():
-                if layer == 0:
-                    stack.enter_context(self._blocks[0].register_forward_pre_hook(hook, with_kwargs=True))
+                if _stack_and_number(layer)[1] == 0:
+                    stack.enter_context(self._block(layer).register_forward_pre_hook(hook, with_kwargs=True))
                 else:
-                    stack.enter_context(self._blocks[layer - 1].register_forward_hook(hook))
+                    stack.enter_context(self._block(layer).register_forward_hook(hook))
             if self.asks_for_probs:
                 stack.enter_context(self.model.register_forward_pre_hook(_ask_for_probs, with_kwargs=True))
                 stack.enter_context(self.model.register_forward_hook(self._keep_probs))
@@ -212,11 +225,11 @@ class FeatureReader:
         if self._ends_early and read == len(self._hidden_layers) + len(self._attention_layers):
             raise _EverythingRead
 
-    def _hook_for(self, layer: int) -> Callable[..., None]:
+    def _hook_for(self, layer: Place) -> Callable[..., None]:
         def keep_input(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if 0 in self._features.hidden_states:  # a later pass through a shared block
+            if layer in self._features.hidden_states:  # a later pass through a shared block
                 return
-            self._features.hidden_states[0] = args[0] if args else kwargs["hidden_states"]
+            self._features.hidden_states[layer] = args[0] if args else kwargs["hidden_states"]
             self._end_if_everything_was_read()
 
         def keep_output(block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -225,7 +238,7 @@ class FeatureReader:
             self._features.hidden_states[layer] = output[0] if isinstance(output, tuple) else output
             self._end_if_everything_was_read()
 
-        return keep_input if layer == 0 else keep_output
+        return keep_input if _stack_and_number(layer)[1] == 0 else keep_output
 
     def _count_call(self, *who: Any) -> int:
         self._calls[who] += 1
@@ -233,7 +246,10 @@ class FeatureReader:
 
     def _keep_probs(self, model: nn.Module, args: Any, output: Any) -> None:
         probs = output.get("attentions") or ()
-        self._features.heads |= {n: heads_of_probs(probs[n - 1]) for n in self._attention_layers if n <= len(probs)}
+        for layer in self._attention_layers:
+            _, number = _stack_and_number(layer)
+            if number <= len(probs):
+                self._features.heads[layer] = heads_of_probs(probs[number - 1])
 
     def _keep_logits(self, model: nn.Module, args: Any, output: Any) -> None:
         features = self._features
@@ -248,7 +264,7 @@ class FeatureReader:
 
     def _hand_out(self, model: nn.Module, args: Any, output: Any) -> Any:
         # In a field that every transformers output has: DDP rebuilds outputs by their type.
-        output["hidden_states"] = tuple(self._features.tensors())
+        output["decoder_hidden_states" if self._has_decoder else "hidden_states"] = tuple(self._features.tensors())
         return output
 
     @contextmanager
@@ -298,12 +314,17 @@ class FeatureReader:
             return
         found = {layer: heads.query for layer, heads in features.heads.items()} | features.hidden_states
         for layer, tensor in found.items():
-            learns = layer > 0 and any(p.requires_grad for p in self._blocks[layer - 1].parameters())
+            _, number = _stack_and_number(layer)
+            learns = number > 0 and any(p.requires_grad for p in self._block(layer).parameters())
             if learns and not tensor.requires_grad:
                 raise CaptureError(
                     f"block {layer} of {name} ran without a graph, so no gradient can reach it. Re-entrant gradient "
                     "checkpointing does this: set gradient_checkpointing_kwargs={'use_reentrant': False}."
                 )
+
+
+def _stack_and_number(layer: Place) -> tuple[str, int]:
+    return layer if isinstance(layer, tuple) else ("", layer)
 
 
 def _ask_for_probs(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:

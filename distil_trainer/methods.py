@@ -7,8 +7,8 @@ Every term is a mean over the positions of the whole optimizer step that count. 
 something else, the docstring says so.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from distil_trainer.alignment import RELATIONS, Alignment, check_alignments
@@ -257,6 +257,20 @@ def logits(
     Source: section 2.
     """
     return (Alignment(feature="logits", loss="kl", temperature=temperature, positions=positions),)
+
+
+def for_stack(alignments: Iterable[Alignment], stack: Literal["encoder", "decoder"]) -> tuple[Alignment, ...]:
+    """A method for one stack of a model with an encoder and a decoder, whose depths it was given; logits stay as they
+    are. Both stacks: `for_stack(lightmbert(...), "encoder") + for_stack(lightmbert(...), "decoder")`.
+
+    Args:
+        alignments: what a method gave.
+        stack: `"encoder"` or `"decoder"`.
+
+    Raises:
+        AlignmentError: there is no such stack.
+    """
+    return tuple(a if a.feature == "logits" else replace(a, stack=stack) for a in alignments)
 
 
 METHODS: dict[str, Callable[..., tuple[Alignment, ...]]] = {

@@ -37,7 +37,8 @@ def write_page(folder: str | os.PathLike[str], records: Sequence[Record]) -> Pat
     page = folder / PAGE
     first = records[0] if records else None
     picture = PICTURE if first and first.loss_curve else None
-    depths = _depths(first) if first and first.alignments else None
+    one_stack = first and first.alignments and not any(alignment.stack for alignment in first.alignments)
+    depths = _depths(first) if first and one_stack else None  # the picture has room for one stack a model
     if (picture or depths) and find_spec("matplotlib") is None:
         logger.warning("The page has no pictures: matplotlib is not installed.")
         picture = depths = None

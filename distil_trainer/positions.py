@@ -12,10 +12,19 @@ from torch import Tensor
 
 from distil_trainer.errors import DataError
 
-UNITS = ("tokens", "pairs", "rows", "labels", "task")
+DECODER_UNITS = {"tokens": "decoder_tokens", "pairs": "decoder_pairs", "rows": "decoder_rows"}
+UNITS = ("tokens", "pairs", "rows", "labels", "task", *DECODER_UNITS.values())
 """tokens: attended tokens. pairs: pairs of attended tokens of one row. rows: examples with an attended token.
 labels: labelled positions. task: what the model's own loss averages over: labelled positions, or examples where no
-column is called `labels`."""
+column is called `labels`. The others: the same of the decoder's tokens, in a model that has an encoder as well."""
+
+_DENSE = ("pixel_values", "input_features", "input_values")
+
+
+def is_dense(inputs: Mapping[str, Any]) -> bool:
+    """Whether the batch is of images or sounds: every position counts, and how many there are only the model knows."""
+    has_tokens = any(inputs.get(key) is not None for key in ("input_ids", "inputs_embeds"))
+    return not has_tokens and any(inputs.get(key) is not None for key in _DENSE)
 
 
 def token_mask(inputs: Mapping[str, Any]) -> Tensor:
@@ -31,14 +40,39 @@ def token_mask(inputs: Mapping[str, Any]) -> Tensor:
 
 
 def row_mask(inputs: Mapping[str, Any]) -> Tensor:
-    """Bool [B]: the examples with an attended token."""
+    """Bool [B]: the examples with an attended token; all of them, of images or sounds."""
+    if is_dense(inputs):
+        given = next(inputs[key] for key in _DENSE if inputs.get(key) is not None)
+        return torch.ones(len(given), dtype=torch.bool, device=given.device)
     return token_mask(inputs).flatten(1).any(-1)
 
 
 def first_mask(inputs: Mapping[str, Any]) -> Tensor:
     """Bool [B, T]: the first attended token of each row, wherever the padding is."""
-    mask = token_mask(inputs)
+    return first_of(token_mask(inputs))
+
+
+def first_of(mask: Tensor) -> Tensor:
+    """Bool [B, T]: the first position of each row of `mask`, bool [B, T]."""
     return mask & (mask.cumsum(-1) == 1)
+
+
+def decoder_mask(inputs: Mapping[str, Any]) -> Tensor:
+    """Bool [B, T]: the tokens of a decoder that count: its attended tokens, else its labelled ones, else all.
+
+    Raises:
+        DataError: the batch has nothing for a decoder.
+    """
+    if inputs.get("decoder_attention_mask") is not None:
+        return inputs["decoder_attention_mask"].bool()
+    if inputs.get("labels") is not None and inputs["labels"].ndim == 2:
+        return inputs["labels"] != -100
+    if inputs.get("decoder_input_ids") is not None:
+        return torch.ones_like(inputs["decoder_input_ids"], dtype=torch.bool)
+    raise DataError(
+        f"a batch for a decoder should have `labels` or `decoder_input_ids`; got {', '.join(inputs)}. Check the "
+        "collator (DataCollatorForSeq2Seq makes both) and the columns."
+    )
 
 
 def label_mask(inputs: Mapping[str, Any]) -> Tensor:
@@ -65,9 +99,14 @@ def count_positions(batches: Sequence[Mapping[str, Any]], *, shifts_labels: bool
 
 
 def _count_batch(batch: Mapping[str, Any], shifts_labels: bool) -> Tensor:
-    lengths = token_mask(batch).sum(-1)
+    rows = row_mask(batch)
+    lengths = torch.zeros_like(rows, dtype=torch.long) if is_dense(batch) else token_mask(batch).sum(-1)
     labelled, task = lengths.new_zeros(1), torch.ones_like(lengths)
     if batch.get("labels") is not None:
         labelled = label_mask(batch)
         task = labelled[..., 1:] if shifts_labels else labelled
-    return torch.stack([x.sum() for x in (lengths, lengths**2, row_mask(batch), labelled, task)])
+    decoded = lengths.new_zeros(1)
+    if any(batch.get(key) is not None for key in ("decoder_attention_mask", "decoder_input_ids")) or labelled.ndim == 2:
+        decoded = decoder_mask(batch).sum(-1)
+    counted = (lengths, lengths**2, rows, labelled, task, decoded, decoded**2, decoded > 0)
+    return torch.stack([x.sum() for x in counted])

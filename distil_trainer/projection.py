@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distil_trainer.alignment import Alignment
+from distil_trainer.alignment import Alignment, Place
 from distil_trainer.errors import TrainingSetupError
 from distil_trainer.files import write_atomically
 
@@ -39,23 +39,22 @@ class Projections(nn.Module):
 
     def __init__(self, alignments: Sequence[Alignment], *, student_width: int, teacher_width: int, seed: int) -> None:
         super().__init__()
-        self._layers = {a.name: a.student_layer for a in alignments if a.projection}
+        self._places = {a.name: a.place("student") for a in alignments if a.projection}
         self._maps = {a.name: "shared" if a.projection == "shared" else a.name for a in alignments if a.projection}
         generator = torch.Generator().manual_seed(seed)
         for name in dict.fromkeys(self._maps.values()):
             weight = torch.randn(teacher_width, student_width, generator=generator) / student_width**0.5
             self.register_parameter(name, nn.Parameter(weight))
 
-    def forward(self, hidden_states: Mapping[int, Tensor]) -> dict[str, Tensor]:
-        """Alignment name -> its projected hidden states [B, T, teacher width], from layer -> [B, T, student width].
+    def forward(self, hidden_states: Mapping[Place, Tensor]) -> dict[str, Tensor]:
+        """Alignment name -> its projected hidden states [B, T, teacher width], from place -> [B, T, student width].
 
         In the precision of the maps (float32), whatever the student computes in.
         """
         projected = {}
-        for name, layer in self._layers.items():
-            assert layer is not None
+        for name, place in self._places.items():
             weight = getattr(self, self._maps[name])
-            projected[name] = F.linear(hidden_states[layer].to(weight.dtype), weight)
+            projected[name] = F.linear(hidden_states[place].to(weight.dtype), weight)
         return projected
 
     def save(self, folder: str | os.PathLike[str]) -> None:

@@ -106,6 +106,7 @@ class AlignmentFacts(CheckedFields):
     projection: Literal[True, False, "shared"] = False
     relation_heads: int | None = None
     positions: str = "tokens"
+    stack: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from distil_trainer.blocks import blocks
+from distil_trainer.blocks import STACKS, blocks, depth, has_two_stacks
 from distil_trainer.errors import CaptureError, StudentError
 from distil_trainer.slicing import Cut, slicer
 from distil_trainer.width import Units
@@ -41,6 +41,7 @@ class Provenance:
             whoever loaded the teacher knows it, and can add it with `dataclasses.replace`.
         teacher_layers: blocks of the teacher.
         copied_blocks: for each student block the teacher block (one-based) that it was copied from.
+        copied_decoder_blocks: the same of the decoder, where the model has one behind an encoder.
         frozen: the modules whose parameters were frozen, as named in the base model.
         kept_pieces: of the teacher's vocabulary; None for all of them.
         teacher_pieces: rows of the teacher's word table, where not all were kept.
@@ -58,9 +59,12 @@ class Provenance:
     teacher_pieces: int | None = None
     kept_units: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict, hash=False)
     units_chosen_by: str | None = None
+    copied_decoder_blocks: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"student block {k} <- teacher block {source}" for k, source in enumerate(self.copied_blocks, start=1)]
+        decoder = enumerate(self.copied_decoder_blocks, start=1)
+        lines += [f"student decoder block {k} <- teacher decoder block {source}" for k, source in decoder]
         lines = lines or ["student <- random weights"]
         for name, (kept, of) in self.kept_units.items():
             lines.append(f"{name}: {kept:,} of the teacher's {of:,}, chosen by {self.units_chosen_by}")
@@ -75,6 +79,8 @@ def student_config(
     """The teacher's config with another depth, and other widths if they are given. The teacher's own is not touched.
 
     The attention implementation carries on; the teacher's name, path and commit do not: the student is a new model.
+    Of an encoder-decoder that is the depth of the encoder; that of the decoder is an override by the config's own name
+    for it (`num_decoder_layers=2` for T5, `decoder_layers=2` for BART and Whisper), and stays as it is otherwise.
     Per-block settings (`layer_types`) keep their first `num_hidden_layers` entries unless they are given.
 
     Args:
@@ -94,14 +100,14 @@ def student_config(
             f"teacher_config should be a transformers config; got {type(teacher_config).__name__}. Pass teacher.config."
         )
     config = copy.deepcopy(teacher_config)
-    depth = getattr(config, "num_hidden_layers", None)
-    if not isinstance(depth, int):
+    deepest = getattr(config, "num_hidden_layers", None)
+    if not isinstance(deepest, int):
         raise StudentError(f"{type(config).__name__} has no num_hidden_layers, so its depth cannot be changed.")
     if isinstance(num_hidden_layers, bool) or not isinstance(num_hidden_layers, int):
         raise StudentError(f"num_hidden_layers should be a whole number; got {num_hidden_layers!r}.")
-    if not 1 <= num_hidden_layers <= depth:
+    if not 1 <= num_hidden_layers <= deepest:
         raise StudentError(
-            f"num_hidden_layers should be from 1 to the teacher's {depth}; got {num_hidden_layers}. "
+            f"num_hidden_layers should be from 1 to the teacher's {deepest}; got {num_hidden_layers}. "
             "A student is at most as deep as its teacher."
         )
     if "intermediate_size" in overrides and not hasattr(config, "intermediate_size"):
@@ -128,7 +134,7 @@ def student_config(
 def build_student(
     teacher: Model,
     config: PretrainedConfig,
-    layers: str | Sequence[int] = "bottom",
+    layers: str | Sequence[int] | Mapping[str, str | Sequence[int]] = "bottom",
     *,
     freeze_embeddings: bool = False,
     dropout: float | None = 0.0,
@@ -145,12 +151,14 @@ def build_student(
     in the student. `student.provenance` says what was copied.
 
     Args:
-        teacher: any transformers model with one stack of blocks: a plain base model or one with a head.
+        teacher: any transformers model with one stack of blocks, or an encoder and a decoder: a base model or one
+            with a head.
         config: as from `student_config`; in what shapes the weights only the depth may differ, and with `units` the
             widths. With `init="random"` anything may.
         layers: which teacher blocks, counted from 1, become student blocks 1..n: `"bottom"` the first n, `"top"` the
             last n, `"spread"` block round(i * L / n) for i = 1..n (TinyBERT's map; of 12 to 6: 2, 4, .., 12), or a
-            list of n different blocks in the order wanted.
+            list of n different blocks in the order wanted. For an encoder-decoder the same for both stacks, or
+            `{"encoder": ..., "decoder": ...}`.
         freeze_embeddings: freeze the embedding module (in BERT: word, position and type tables and their LayerNorm).
             An output layer that is tied to the word table is frozen with it.
         dropout: every dropout probability of this student while it is distilled (each numeric `*dropout*` of the
@@ -180,7 +188,7 @@ def build_student(
             "Make it with student_config(teacher.config, num_hidden_layers=...)."
         )
     try:
-        teacher_layers = len(blocks(teacher))
+        stacks = _stacks(teacher)
     except CaptureError as error:
         raise StudentError(f"The teacher's blocks cannot be copied. {error}") from error
     if init not in ("copy", "random"):
@@ -190,10 +198,14 @@ def build_student(
             "a student with random weights takes nothing from the teacher's blocks and units, and has to learn its "
             "embeddings: leave layers, units and freeze_embeddings at their defaults, or take init='copy'."
         )
-    chosen: tuple[int, ...] = ()
+    chosen: dict[str | None, tuple[int, ...]] = dict.fromkeys(stacks, ())
     if init == "copy":
-        chosen = _choose(layers, student_layers=config.num_hidden_layers, teacher_layers=teacher_layers)
-        _check_same_shape(teacher.config, config, chosen, cut=units is not None)
+        rules = _rules(layers, stacks)
+        for stack, members in stacks.items():
+            layers_of_student = depth(config, stack) or 0
+            chosen[stack] = _choose(rules[stack], student_layers=layers_of_student, teacher_layers=len(members))
+        _check_same_shape(teacher.config, config, next(iter(chosen.values())), cut=units is not None)
+    first, *others = chosen.values()
     cut: Cut | None = None
     kept_units: dict[str, tuple[int, int]] = {}
     if units is not None:
@@ -224,8 +236,9 @@ def build_student(
     student.provenance = Provenance(  # type: ignore[assignment]  # a plain attribute, no module
         teacher=_public_name(teacher.name_or_path or ""),
         revision=getattr(teacher.config, "_commit_hash", None),
-        teacher_layers=teacher_layers,
-        copied_blocks=chosen,
+        teacher_layers=len(next(iter(stacks.values()))),
+        copied_blocks=first,
+        copied_decoder_blocks=others[0] if others else (),
         frozen=tuple(frozen),
         kept_pieces=None if kept_ids is None else len(kept_ids),
         teacher_pieces=None if kept_ids is None else teacher.config.vocab_size,
@@ -278,11 +291,27 @@ def _check_heads(config: PretrainedConfig) -> None:
         )
 
 
+def _stacks(model: PreTrainedModel) -> dict[str | None, nn.ModuleList]:
+    return {stack: blocks(model, stack) for stack in (STACKS if has_two_stacks(model) else (None,))}
+
+
+def _rules(layers: Any, stacks: Mapping[str | None, object]) -> dict[str | None, Any]:
+    """Which blocks, by stack."""
+    if not isinstance(layers, Mapping):
+        return dict.fromkeys(stacks, layers)
+    if set(layers) != set(stacks):
+        raise StudentError(
+            "layers may be a dict of 'encoder' and 'decoder' for a model that has both, and for no other; got one of "
+            f"{', '.join(map(repr, layers))}."
+        )
+    return dict(layers)
+
+
 def _choose(layers: str | Sequence[int], *, student_layers: int, teacher_layers: int) -> tuple[int, ...]:
     """The teacher blocks to copy, one-based, in the student's order."""
     if not 1 <= student_layers <= teacher_layers:
         raise StudentError(
-            f"config.num_hidden_layers should be from 1 to the teacher's {teacher_layers}; got {student_layers}."
+            f"The depth in the config should be from 1 to the teacher's {teacher_layers}; got {student_layers}."
         )
     if isinstance(layers, str):
         named = {
@@ -319,9 +348,9 @@ def _check_same_shape(
     """Refuses what can be seen in the configs alone; the shapes themselves are compared in `_sources`."""
     _check_heads(student)
     # Another number of heads leaves every shape as it is and changes what the weights mean.
-    sizes = (
-        ("head_dim", "vocab_size") if cut else ("num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
-    )
+    sizes: tuple[str, ...] = ("head_dim", "vocab_size")
+    if not cut:
+        sizes += ("num_attention_heads", "decoder_attention_heads", "num_key_value_heads")
     if any(getattr(teacher, name, None) != getattr(student, name, None) for name in sizes):
         raise StudentError(_only_depth(teacher, student))
     for name in _PER_BLOCK:
@@ -359,7 +388,7 @@ def _only_depth(teacher: PretrainedConfig, student: PretrainedConfig) -> str:
 def _sources(
     student: PreTrainedModel,
     teacher: PreTrainedModel,
-    chosen: tuple[int, ...],
+    chosen: Mapping[str | None, tuple[int, ...]],
     kept_ids: Sequence[int] | None,
     cut: Cut | None,
 ) -> dict[str, torch.Tensor]:
@@ -368,17 +397,19 @@ def _sources(
     Raises:
         StudentError: one does not fit.
     """
-    # a shared block is in no list of its own, and has one name in both
-    found = [name for name, module in student.named_modules() if module is blocks(student)]
-    prefix = f"{found[0]}." if found else "(shared)."
     ours, theirs = tensors(student), tensors(teacher)
-    names: dict[str, str] = {}
-    for name in ours:
-        index, _, rest = name.removeprefix(prefix).partition(".")
-        names[name] = f"{prefix}{chosen[int(index)] - 1}.{rest}" if name.startswith(prefix) else name
+    names = {name: name for name in ours}
+    left_out: tuple[str, ...] = ()
+    depths = {stack: len(members) for stack, members in _stacks(teacher).items()}
+    for stack, members in _stacks(student).items():
+        for prefix in (f"{name}." for name, module in student.named_modules() if module is members):
+            left_out += tuple(f"{prefix}{k}." for k in range(depths[stack]) if k + 1 not in chosen[stack])
+            for name in ours:
+                index, _, rest = name.removeprefix(prefix).partition(".")
+                if name.startswith(prefix):
+                    names[name] = f"{prefix}{chosen[stack][int(index)] - 1}.{rest}"
 
     # Every weight of the copied blocks and of what surrounds them has its place; buffers may be there for other blocks.
-    left_out = tuple(f"{prefix}{k}." for k in range(len(blocks(teacher))) if k + 1 not in chosen)
     wanted = {name for name, _ in teacher.named_parameters(remove_duplicate=False) if not name.startswith(left_out)}
     strangers = sorted((set(names.values()) - set(theirs)) | (wanted - set(names.values())))
     if strangers:
@@ -410,10 +441,10 @@ def _sources(
 
 def _embeddings(model: PreTrainedModel) -> dict[str, nn.Module]:
     """The child of the base model that holds the word table and none of the blocks, by name."""
-    table, first = model.get_input_embeddings(), blocks(model)[0]
+    table, first_blocks = model.get_input_embeddings(), [stack[0] for stack in _stacks(model).values()]
     for name, child in model.base_model.named_children():
         modules = set(child.modules())
-        if table in modules and first not in modules:
+        if table in modules and not modules.intersection(first_blocks):
             return {name: child}
     raise StudentError(
         f"{type(model).__name__} keeps its embeddings in no module of their own. Leave freeze_embeddings=False."

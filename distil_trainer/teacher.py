@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
-from distil_trainer.alignment import RELATIONS, Alignment
+from distil_trainer.alignment import RELATIONS, Alignment, Place
 from distil_trainer.errors import CaptureError, TrainingSetupError
 from distil_trainer.features import FeatureReader, Features
 from distil_trainer.head import HeadRows, without_adapters
@@ -48,8 +48,8 @@ def reader_for(
 ) -> FeatureReader:
     """A reader of what the alignments want from `role` ("student" or "teacher"), and `also` of these hidden states."""
 
-    def layers(*features: str) -> list[int]:
-        return [getattr(a, f"{role}_layer") for a in alignments if a.feature in features]
+    def layers(*features: str) -> list[Place]:
+        return [alignment.place(role) for alignment in alignments if alignment.feature in features]
 
     heads = layers("attention_scores", *RELATIONS)
     reader = FeatureReader(

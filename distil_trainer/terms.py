@@ -11,7 +11,7 @@ from distil_trainer.alignment import RELATIONS, Alignment
 from distil_trainer.errors import CaptureError
 from distil_trainer.features import Features
 from distil_trainer.losses import LOSSES, LogitRows
-from distil_trainer.positions import first_mask, label_mask, row_mask, token_mask
+from distil_trainer.positions import decoder_mask, first_of, is_dense, label_mask, row_mask, token_mask
 from distil_trainer.schedule import value_at
 
 
@@ -39,21 +39,34 @@ def compute_term(
             raise CaptureError(f"logits are aligned, but the {who} returned none: load it with a head.")
         mask, unit = _logit_positions(alignment, student, inputs)
         return Term(*loss(student.logits, teacher.logits, mask, value_at(alignment.temperature, progress)), unit)
-    assert alignment.student_layer is not None
-    assert alignment.teacher_layer is not None
-    sides = (student, alignment.student_layer), (teacher, alignment.teacher_layer)
+    sides = (student, alignment.place("student")), (teacher, alignment.place("teacher"))
+    options: tuple[int | None, ...] = ()
     if alignment.feature in RELATIONS:
         which = alignment.feature.removesuffix("_relation")
-        vectors = (getattr(features.heads[layer], which) for features, layer in sides)
-        return Term(*loss(*vectors, token_mask(inputs), alignment.relation_heads), alignment.unit)
-    if alignment.feature == "hidden_states":
-        pair = tuple(features.hidden_states[layer] for features, layer in sides)
+        pair = [getattr(features.heads[place], which) for features, place in sides]
+        options, length = (alignment.relation_heads,), pair[0].size(2)
+    elif alignment.feature == "hidden_states":
+        pair = [features.hidden_states[place] for features, place in sides]
+        length = pair[0].size(1)
         if alignment.projection:
-            pair = student.projected[alignment.name], pair[1]
-        mask = first_mask(inputs) if alignment.positions == "first" else token_mask(inputs)
-        return Term(*loss(*pair, mask), alignment.unit)
-    maps = (features.attention(layer) for features, layer in sides)
-    return Term(*loss(*maps, token_mask(inputs)), alignment.unit)
+            pair[0] = student.projected[alignment.name]
+    else:
+        pair = [features.attention(place) for features, place in sides]
+        length = pair[0].query.size(2)
+    mask = _mask(alignment, inputs, length)
+    total, count = loss(*pair, first_of(mask) if alignment.positions == "first" else mask, *options)
+    if alignment.stack == "decoder" or not is_dense(inputs):
+        return Term(total, count, alignment.unit)
+    # as many positions in every row: the mean over positions is the mean over rows of the mean in a row
+    each = {"tokens": length, "pairs": length**2, "rows": 1}[alignment.unit]
+    return Term(total / each, count / each, "rows")
+
+
+def _mask(alignment: Alignment, inputs: Mapping[str, Any], length: int) -> Tensor:
+    """Bool [B, T]: the positions that count of the stack that is compared, of which the model has `length`."""
+    if alignment.stack == "decoder":
+        return decoder_mask(inputs)
+    return row_mask(inputs)[:, None].expand(-1, length) if is_dense(inputs) else token_mask(inputs)
 
 
 def logit_mask(alignment: Alignment, inputs: Mapping[str, Any]) -> Tensor:
@@ -68,4 +81,6 @@ def _logit_positions(alignment: Alignment, student: Features, inputs: Mapping[st
         return torch.ones(logits.shape[:-1], dtype=torch.bool, device=logits.device), alignment.positions
     if alignment.positions == "tokens" and logits.ndim == 2:  # a classifier: one row of logits an example
         return row_mask(inputs), "rows"
+    if alignment.positions == "tokens" and student.has_decoder:
+        return decoder_mask(inputs), "decoder_tokens"
     return logit_mask(alignment, inputs), alignment.positions

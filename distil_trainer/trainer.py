@@ -15,7 +15,9 @@ from transformers.utils import logging
 
 from distil_trainer.alignment import Alignment, check_alignments
 from distil_trainer.balance import GradientBalance, shared_layer
+from distil_trainer.blocks import has_two_stacks
 from distil_trainer.compatibility import check_pair, refuse_data_parallel
+from distil_trainer.decoder import with_decoder_ids
 from distil_trainer.errors import TrainingSetupError
 from distil_trainer.features import FeatureReader, Features
 from distil_trainer.head import HeadRows
@@ -117,6 +119,11 @@ class DistillationTrainer(LearningTrainer):
                 "balance_terms walks the graph more than once, which compiled graphs do not allow. Leave one of "
                 "balance_terms and torch_compile out."
             )
+        if balance_terms and has_two_stacks(self.model):
+            raise TrainingSetupError(
+                "balance_terms needs hidden states that all terms share; an encoder and a decoder have none. Leave it "
+                "out."
+            )
         if teacher_model is not None and self.alignments:
             refuse_data_parallel(self.args)
             if isinstance(teacher_model, str):
@@ -176,6 +183,7 @@ class DistillationTrainer(LearningTrainer):
         """
         if self.teacher is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        inputs = with_decoder_ids(self.model, inputs, is_read=any(a.stack != "encoder" for a in self.alignments))
         step_counts = self._count([inputs]) if num_items_in_batch is None else num_items_in_batch
         rows = None if return_outputs else self._head_rows(inputs)
         teacher = self.teacher(inputs, rows)

@@ -3,7 +3,7 @@ import torch
 from conftest import pad_batch, ragged_examples
 
 from distil_trainer.errors import DataError
-from distil_trainer.positions import UNITS, count_positions, first_mask, token_mask
+from distil_trainer.positions import UNITS, count_positions, decoder_mask, first_mask, is_dense, row_mask, token_mask
 
 
 def test_counts_of_a_step_are_the_sums_over_its_micro_batches():
@@ -20,7 +20,8 @@ def test_counts_of_a_step_are_the_sums_over_its_micro_batches():
         parts = torch.arange(12).split(splits)
         batches = [pad_batch([examples[i] for i in part]) for part in parts]
         counts = count_positions(batches, shifts_labels=False)
-        assert dict(zip(UNITS, counts.tolist(), strict=True)) == expected
+        found = dict(zip(UNITS, counts.tolist(), strict=True))
+        assert {unit: found[unit] for unit in expected} == expected
 
 
 def test_the_first_token_of_a_row_is_the_first_attended_one():
@@ -42,3 +43,26 @@ def test_without_a_mask_every_token_counts():
     assert token_mask({"inputs_embeds": torch.zeros(2, 3, 8)}).shape == (2, 3)
     with pytest.raises(DataError, match="should have `input_ids` or `inputs_embeds`; got pixel_values"):
         token_mask({"pixel_values": torch.zeros(1)})
+
+
+def test_tokens_of_a_decoder_are_the_attended_ones_or_the_labelled_ones_or_all():
+    ids = torch.ones(2, 3, dtype=torch.long)
+    batch = {"input_ids": torch.ones(2, 5), "decoder_input_ids": ids}
+    assert decoder_mask(batch).sum() == 6
+    batch["labels"] = torch.tensor([[4, 5, -100], [4, -100, -100]])
+    assert decoder_mask(batch).sum(-1).tolist() == [2, 1]
+    counts = dict(zip(UNITS, count_positions([batch], shifts_labels=False).tolist(), strict=True))
+    assert [counts[unit] for unit in ("tokens", "decoder_tokens", "decoder_pairs", "decoder_rows")] == [10, 3, 5, 2]
+    batch["decoder_attention_mask"] = torch.tensor([[1, 1, 1], [0, 0, 0]])
+    assert decoder_mask(batch).sum(-1).tolist() == [3, 0]
+    with pytest.raises(DataError, match="for a decoder should have `labels` or `decoder_input_ids`; got input_ids"):
+        decoder_mask({"input_ids": ids})
+
+
+def test_images_and_sounds_count_by_examples():
+    images = {"pixel_values": torch.zeros(3, 3, 8, 8), "labels": torch.tensor([0, 1, -100])}
+    assert is_dense(images)
+    assert row_mask(images).tolist() == [True] * 3
+    counts = dict(zip(UNITS, count_positions([images], shifts_labels=False).tolist(), strict=True))
+    assert [counts[unit] for unit in ("tokens", "pairs", "rows", "labels", "task")] == [0, 0, 3, 2, 2]
+    assert not is_dense(images | {"input_ids": torch.zeros(3, 4)})

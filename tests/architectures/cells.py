@@ -1,7 +1,7 @@
 """The cells of docs/architectures.md, found by running what they speak of."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from rows import CUT, DEPTH, Row
 from torch import Tensor
 
 from distil_trainer import Alignment, DistillationTrainer, build_student, methods, student_config
+from distil_trainer.alignment import Place
 from distil_trainer.errors import DistilTrainerError
 from distil_trainer.features import FeatureReader, Features
 from distil_trainer.losses import Heads
@@ -44,39 +45,53 @@ def _backend(row: Row) -> str:
     return "sdpa" if row.model("eager")._supports_sdpa else "eager"
 
 
-def _expected(row: Row, inputs: dict[str, Tensor]) -> Any:
+def _expected(row: Row, inputs: dict[str, Tensor], field: str) -> Any:
+    """`hidden_states` or `attentions` of the model's own outputs, of the row's stack."""
     with torch.no_grad():
-        return row.model("eager")(**inputs, output_hidden_states=True, output_attentions=True)
+        outputs = row.model("eager")(**inputs, output_hidden_states=True, output_attentions=True)
+    return outputs[field if row.stack is None else f"{row.stack}_{field}"]
 
 
-def _read(row: Row, inputs: dict[str, Tensor], **wanted: Any) -> Features:
+def _place(row: Row, layer: int) -> Place:
+    return layer if row.stack is None else (row.stack, layer)
+
+
+def _read(
+    row: Row, inputs: dict[str, Tensor], *, hidden: Iterable[int] = (), attention: Iterable[int] = (), **options: Any
+) -> Features:
     model = row.model(_backend(row))
-    with torch.no_grad(), FeatureReader(model, **wanted).reading() as features:
+    reader = FeatureReader(
+        model,
+        hidden_layers=[_place(row, layer) for layer in hidden],
+        attention_layers=[_place(row, layer) for layer in attention],
+        **options,
+    )
+    with torch.no_grad(), reader.reading() as features:
         model(**inputs)
     return features
 
 
 def _hidden_states_are_the_models_own(row: Row, inputs: dict[str, Tensor]) -> None:
-    mask = inputs["attention_mask"].bool()
-    expected = _expected(row, inputs).hidden_states
-    found = _read(row, inputs, hidden_layers=range(DEPTH + 1), attention_layers=[]).hidden_states
-    assert len(expected) == len(found) == DEPTH + 1
+    expected = _expected(row, inputs, "hidden_states")
+    features = _read(row, inputs, hidden=range(DEPTH + 1))
+    found = [features.hidden_states[_place(row, layer)] for layer in range(DEPTH + 1)]
+    assert len(expected) == len(found)
+    mask = row.mask(inputs, found[0].size(1))
     if row.final_norm:
+        model = row.model("eager")
+        part = getattr(model, f"get_{row.stack}")() if row.stack else model.base_model
         with torch.no_grad():
-            found[DEPTH] = getattr(row.model("eager").base_model, row.final_norm)(found[DEPTH])
-    for layer, states in found.items():
-        torch.testing.assert_close(states[mask], expected[layer][mask], **CLOSE)
+            found[DEPTH] = getattr(part, row.final_norm)(found[DEPTH])
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours[mask], theirs[mask], **CLOSE)
 
 
 def _probabilities_are_the_models_own(row: Row, inputs: dict[str, Tensor]) -> None:
-    mask = inputs["attention_mask"].bool()
-    expected = _expected(row, inputs).attentions
-    features = _read(row, inputs, hidden_layers=[], attention_layers=LAYERS, only_probs=True)
-    for layer in LAYERS:
-        found = _map(features.attention(layer), mask)
-        torch.testing.assert_close(
-            found.transpose(1, 2)[mask], expected[layer - 1].transpose(1, 2)[mask], **CLOSE, msg=f"block {layer}"
-        )
+    features = _read(row, inputs, attention=LAYERS, only_probs=True)
+    for layer, expected in zip(LAYERS, _expected(row, inputs, "attentions"), strict=True):
+        mask = row.mask(inputs, expected.size(2))
+        found = _map(features.attention(_place(row, layer)), mask)
+        torch.testing.assert_close(found.transpose(1, 2)[mask], expected.transpose(1, 2)[mask], **CLOSE)
 
 
 def _map(heads: Heads, mask: Tensor) -> Tensor:
@@ -89,27 +104,30 @@ def _map(heads: Heads, mask: Tensor) -> Tensor:
 
 
 def _relations_are_the_models_own(row: Row, inputs: dict[str, Tensor]) -> None:
-    features = _read(row, inputs, hidden_layers=[], attention_layers=LAYERS)
+    features = _read(row, inputs, attention=LAYERS)
     model = row.model("eager")
     with _eager_calls(model) as calls, torch.no_grad():
         model(**inputs)
-    assert len(calls) == DEPTH
-    mask = inputs["attention_mask"].bool()
-    for layer, vectors in enumerate(calls, start=1):
-        heads = features.heads[layer]
+    part = getattr(model, f"get_{row.stack}")() if row.stack else model
+    own = [vectors for module, *vectors in calls if module in set(part.modules())]
+    if row.stack == "decoder":
+        own = own[::2]  # every other is an attention to the encoder
+    for layer, vectors in zip(LAYERS, own, strict=True):
+        heads = features.heads[_place(row, layer)]
+        mask = row.mask(inputs, heads.query.size(2))
         for found, expected in zip((heads.query, heads.key, heads.value), vectors, strict=True):
             torch.testing.assert_close(found.transpose(1, 2)[mask], expected.transpose(1, 2)[mask], **CLOSE)
 
 
 @contextmanager
-def _eager_calls(model: Any) -> Iterator[list[tuple[Tensor, ...]]]:
-    """Inside this context the queries, keys and values of every call of the model's own eager function."""
-    calls: list[tuple[Tensor, ...]] = []
+def _eager_calls(model: Any) -> Iterator[list[tuple[Any, ...]]]:
+    """Inside this context module, queries, keys and values of every call of the model's own eager function."""
+    calls: list[tuple[Any, ...]] = []
     source = sys.modules[type(model).__module__]
     own = source.eager_attention_forward
 
     def note(module: Any, *args: Any, **kwargs: Any) -> Any:
-        calls.append(args[:3])
+        calls.append((module, *args[:3]))
         return own(module, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -122,13 +140,17 @@ def _full_copy_has_nothing_to_learn(row: Row, inputs: dict[str, Tensor], make_ar
     student = build_student(teacher, teacher.config)
     features = ["attention_probs", "attention_scores", "query_relation", "key_relation", "value_relation"]
     try:
-        FeatureReader(teacher, hidden_layers=[], attention_layers=[1])
+        FeatureReader(teacher, hidden_layers=[], attention_layers=[_place(row, 1)])
     except DistilTrainerError:
         del features[1:]  # its cells tell
     alignments = [Alignment(feature="logits", loss="kl")]
     for feature in ("hidden_states", *features):
-        loss = {"loss": "kl"} if feature.endswith("relation") else {}
-        alignments += [Alignment(feature=feature, student_layer=k, teacher_layer=k, **loss) for k in (1, DEPTH)]
+        loss = "kl" if feature.endswith("relation") else "mse"
+        if feature == "hidden_states":
+            loss = "normalized_mse"  # those of T5 are large, and so is their rounding
+        alignments += [
+            Alignment(feature=feature, student_layer=k, teacher_layer=k, loss=loss, stack=row.stack) for k in (1, DEPTH)
+        ]
     trainer = DistillationTrainer(student, make_args(), teacher_model=teacher, alignments=alignments)
     loss = trainer.compute_loss(student, inputs)
     loss.backward()
@@ -139,16 +161,20 @@ def _full_copy_has_nothing_to_learn(row: Row, inputs: dict[str, Tensor], make_ar
 def _one_step(row: Row, method: str, make_args: Callable[..., Any]) -> None:
     teacher = row.model(_backend(row))
     kinds = getattr(teacher.config, "layer_types", None)
-    kept = {"layer_types": [kinds[block - 1] for block in CUT]} if kinds else {}
+    kept: dict[str, Any] = {"layer_types": [kinds[block - 1] for block in CUT]} if kinds else {}
+    if row.stack:
+        name = "num_decoder_layers" if hasattr(teacher.config, "num_decoder_layers") else "decoder_layers"
+        kept[name] = len(CUT)
     config = student_config(teacher.config, num_hidden_layers=len(CUT), **kept)
     student = build_student(teacher, config, CUT)
     before = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
     options = {"relation_heads": 8} if method == "minilmv2" else {}
+    alignments = methods.METHODS[method](student_layers=len(CUT), teacher_layers=DEPTH, **options)
     trainer = DistillationTrainer(
         student,
         make_args(max_steps=1, learning_rate=1e-3),
         teacher_model=teacher,
-        alignments=methods.METHODS[method](student_layers=len(CUT), teacher_layers=DEPTH, **options),
+        alignments=methods.for_stack(alignments, row.stack) if row.stack else alignments,
         task_weight=methods.SETTINGS[method].task_weight,
         train_dataset=row.examples(),
         data_collator=row.collate,

@@ -8,6 +8,7 @@ import torch
 import transformers
 from conftest import VOCABULARY, pad_batch, ragged_examples
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 DEPTH, CUT = 4, (1, 4)  # blocks of the teacher, and those that become the student
@@ -28,6 +29,9 @@ class Row:
         final_norm: the module after the last block whose output `outputs.hidden_states[-1]` is; "" where it is the
             last block's own.
         note: its last cell.
+        stack: of a model with two, the one that the row is about.
+        examples: what the data set holds.
+        collate: makes a batch of them.
     """
 
     name: str
@@ -35,11 +39,20 @@ class Row:
     sizes: Mapping[str, Any]
     final_norm: str = ""
     note: str = ""
+    stack: str | None = None
     examples: Callable[[], Sequence[Mapping[str, Any]]] = field(default=lambda: ragged_examples(8))
     collate: Callable[[Any], dict[str, Tensor]] = field(default=pad_batch)
 
     def batch(self) -> dict[str, Tensor]:
         return self.collate(self.examples())
+
+    def mask(self, inputs: dict[str, Tensor], length: int) -> Tensor:
+        """Bool [B, length]: the positions that count."""
+        if self.stack == "decoder":
+            return inputs["labels"] != -100
+        if "input_ids" not in inputs:
+            return torch.ones(len(inputs["labels"]), length, dtype=torch.bool)
+        return inputs["attention_mask"].bool()
 
     def model(self, backend: str) -> PreTrainedModel:
         """The teacher, with weights large enough for attention to be uneven."""
@@ -53,6 +66,65 @@ class Row:
                         parameter.normal_(0, 0.2)
         return model.eval()
 
+
+def images() -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(1)
+    return [{"pixel_values": torch.randn(3, 8, 8, generator=generator), "labels": k % 3} for k in range(8)]
+
+
+def sounds() -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        {"input_features": torch.randn(4, 12, generator=generator), "labels": example["input_ids"]}
+        for example in ragged_examples(8)
+    ]
+
+
+def stacked(examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Images or sounds of one size; labels that are lists are padded with -100."""
+    labels = [torch.as_tensor(example["labels"]) for example in examples]
+    (key,) = (key for key in examples[0] if key != "labels")
+    return {
+        key: torch.stack([torch.as_tensor(example[key]) for example in examples]),
+        "labels": pad_sequence(labels, batch_first=True, padding_value=-100) if labels[0].ndim else torch.stack(labels),
+    }
+
+
+def translations() -> list[dict[str, Any]]:
+    targets = ragged_examples(8, seed=2)
+    return [
+        {**example, "labels": target["input_ids"]}
+        for example, target in zip(ragged_examples(8, labels=False), targets, strict=True)
+    ]
+
+
+def pad_translations(examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    targets = pad_sequence([torch.tensor(ex["labels"]) for ex in examples], batch_first=True, padding_value=-100)
+    return pad_batch([{k: v for k, v in ex.items() if k != "labels"} for ex in examples]) | {"labels": targets}
+
+
+def both_stacks(
+    name: str, classes: tuple[str, str], sizes: Mapping[str, Any], norms: tuple[str, str] = ("", ""), **options: Any
+) -> list[Row]:
+    return [
+        Row(f"{name}, {stack}", classes, sizes, stack=stack, final_norm=norm, **options)
+        for stack, norm in zip(("encoder", "decoder"), norms, strict=True)
+    ]
+
+
+TRANSLATION = {"examples": translations, "collate": pad_translations}
+SEQ2SEQ = SPECIAL | {
+    "vocab_size": VOCABULARY,
+    "d_model": 16,
+    "encoder_layers": DEPTH,
+    "decoder_layers": DEPTH,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 24,
+    "dropout": 0.0,
+    "decoder_start_token_id": 1,
+}
 
 ROWS = [
     Row("BERT", ("Bert", "BertForMaskedLM"), ENCODER),
@@ -106,5 +178,40 @@ ROWS = [
         DECODER | {"sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"] * 2},
         final_norm="norm",
         note="local and global attention: compare blocks of one kind",
+    ),
+    *both_stacks(
+        "T5",
+        ("T5", "T5ForConditionalGeneration"),
+        SPECIAL
+        | {
+            "vocab_size": VOCABULARY,
+            "d_model": 16,
+            "d_kv": 4,
+            "d_ff": 24,
+            "num_layers": DEPTH,
+            "num_heads": 4,
+            "dropout_rate": 0.0,
+            "decoder_start_token_id": 0,
+        },
+        ("final_layer_norm", "final_layer_norm"),
+        note="biases by position",
+        **TRANSLATION,
+    ),
+    *both_stacks("BART", ("Bart", "BartForConditionalGeneration"), SEQ2SEQ, **TRANSLATION),
+    *both_stacks(
+        "Whisper",
+        ("Whisper", "WhisperForConditionalGeneration"),
+        SEQ2SEQ | {"num_mel_bins": 4, "max_source_positions": 6, "max_target_positions": 64},
+        ("layer_norm", "layer_norm"),
+        examples=sounds,
+        collate=stacked,
+    ),
+    Row(
+        "ViT",
+        ("ViT", "ViTForImageClassification"),
+        {key: value for key, value in ENCODER.items() if key != "vocab_size"}
+        | {"image_size": 8, "patch_size": 4, "num_labels": 3},
+        examples=images,
+        collate=stacked,
     ),
 ]
