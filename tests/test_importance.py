@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import pad_batch, ragged_examples, tiny_model
-from transformers import BertForMaskedLM, BertModel, LlamaConfig, LlamaModel, set_seed
+from transformers import AlbertConfig, AlbertModel, BertForMaskedLM, BertModel, LlamaConfig, LlamaModel, set_seed
 
 from distil_trainer import build_student, student_config
 from distil_trainer.errors import DataError, StudentError
@@ -90,3 +90,10 @@ def test_what_cannot_be():
     for empty in ([], [nothing]):
         with pytest.raises(DataError, match="at least one attended token"):
             important_blocks(teacher, empty, 2)
+
+
+def test_no_pass_through_a_shared_block_can_be_left_out():
+    sizes = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+    teacher = AlbertModel(AlbertConfig(**sizes, embedding_size=16, intermediate_size=48))
+    with pytest.raises(StudentError, match="AlbertModel passes one block several times, so none can be left out"):
+        important_blocks(teacher, batches(), 2)

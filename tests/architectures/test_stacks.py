@@ -75,40 +75,49 @@ def test_the_update_does_not_depend_on_how_a_step_is_split(make_args, name):
         torch.testing.assert_close(update / scale, updates[0] / scale, rtol=0, atol=1e-5)
 
 
-def test_the_mean_over_the_patches_is_that_of_the_formula(make_args):
+def test_terms_of_images_are_means_over_all_patches(make_args):
     row = NAMED["ViT"]
-    student, teacher = cut(row)
-    alignment = Alignment(feature="hidden_states", **LAST)
-    trainer = DistillationTrainer(student, make_args(), teacher_model=teacher, alignments=[alignment])
+    student, teacher = cut(row, backend="eager")
+    alignments = methods.lightmbert(student_layers=2, teacher_layers=4)
+    data = {"eval_dataset": row.examples(), "data_collator": row.collate}
+    trainer = DistillationTrainer(student, make_args(), teacher_model=teacher, alignments=alignments, **data)
+    metrics, inputs = trainer.evaluate(), row.batch()
+    with torch.no_grad():
+        ours, theirs = (
+            model(pixel_values=inputs["pixel_values"], output_hidden_states=True, output_attentions=True)
+            for model in (student, teacher)
+        )
+    hidden = (ours.hidden_states[2] - theirs.hidden_states[4]).square().mean().item()
+    attention = (ours.attentions[1] - theirs.attentions[3]).square().mean().item()
+    assert metrics["eval_loss/hidden_states_s2_t4"] == pytest.approx(hidden, rel=1e-5)
+    assert metrics["eval_loss/attention_probs_s2_t4"] == pytest.approx(attention, rel=1e-5)
+    with torch.no_grad():  # what training divides by is counted from the inputs alone
+        assert trainer.compute_loss(student, inputs).item() == pytest.approx(hidden + attention, rel=1e-5)
+
+
+def test_terms_of_a_decoder_are_means_over_its_own_tokens(make_args):
+    row = NAMED["BART, decoder"]
+    student, teacher = cut(row, backend="eager")
+    alignments = methods.for_stack(methods.lightmbert(student_layers=2, teacher_layers=4), "decoder")
+    assert [a.name for a in alignments] == ["hidden_states_decoder_s2_t4", "attention_probs_decoder_s2_t4"]
+    assert [a.unit for a in alignments] == ["decoder_tokens", "decoder_pairs"]
+    data = {"eval_dataset": row.examples(), "data_collator": row.collate}
+    trainer = DistillationTrainer(student, make_args(), teacher_model=teacher, alignments=alignments, **data)
     inputs = row.batch()
     with torch.no_grad():
         ours, theirs = (
-            model(pixel_values=inputs["pixel_values"], output_hidden_states=True).hidden_states[-1]
-            for model in (student, teacher)
+            model(**inputs, output_hidden_states=True, output_attentions=True) for model in (student, teacher)
         )
-        loss = trainer.compute_loss(student, inputs)
-    torch.testing.assert_close(loss, (ours - theirs).square().mean())
-
-
-def test_the_decoder_counts_its_own_tokens(make_args):
-    row = NAMED["T5, decoder"]
-    student, teacher = cut(row)
-    alignment = Alignment(feature="hidden_states", student_layer=1, teacher_layer=2, stack="decoder")
-    assert alignment.name == "hidden_states_decoder_s1_t2"
-    assert alignment.unit == "decoder_tokens"
-    trainer = DistillationTrainer(student, make_args(), teacher_model=teacher, alignments=[alignment])
-    inputs = row.batch()
-    with torch.no_grad():
-        ours = student(**inputs, output_hidden_states=True).decoder_hidden_states
-        theirs = teacher(**inputs, output_hidden_states=True).decoder_hidden_states[2]
-        loss = trainer.compute_loss(student, inputs)
-    first_block: list[Any] = []
-    hook = blocks(student, "decoder")[0].register_forward_hook(lambda *args: first_block.append(args[2][0]))
-    with hook, torch.no_grad():
-        student(**inputs)
-    assert torch.equal(first_block[0], ours[1])
     counted = inputs["labels"] != -100
-    torch.testing.assert_close(loss, (first_block[0] - theirs)[counted].square().mean())
+    pairs = counted[:, :, None] & counted[:, None, :]
+    hidden = (ours.decoder_hidden_states[2] - theirs.decoder_hidden_states[4]).square().mean(-1)
+    attention = (ours.decoder_attentions[1] - theirs.decoder_attentions[3]).square().mean(1)
+    metrics = trainer.evaluate()
+    assert metrics["eval_loss/hidden_states_decoder_s2_t4"] == pytest.approx(hidden[counted].mean().item(), rel=1e-5)
+    assert metrics["eval_loss/attention_probs_decoder_s2_t4"] == pytest.approx(attention[pairs].mean().item(), rel=1e-5)
+    with torch.no_grad():  # what training divides by is counted from the inputs alone
+        loss = trainer.compute_loss(student, inputs).item()
+    assert loss == pytest.approx(hidden[counted].mean().item() + attention[pairs].mean().item(), rel=1e-5)
 
 
 def test_both_stacks_are_cut_each_by_its_rule():
