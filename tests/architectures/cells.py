@@ -179,6 +179,9 @@ def _one_step(row: Row, method: str, make_args: Callable[..., Any]) -> None:
         train_dataset=row.examples(),
         data_collator=row.collate,
     )
-    result = trainer.train()  # what does not fit is refused before: see `_cell`
+    try:
+        result = trainer.train()
+    except DistilTrainerError as error:
+        raise AssertionError(f"{error} This should have been said before training.") from error
     assert 0 < result.training_loss < float("inf")
     assert any(not torch.equal(before[name], parameter) for name, parameter in student.named_parameters())
