@@ -268,7 +268,7 @@ def test_a_recipe_written_out_is_the_same_recipe(load, text, cls):
             "student.vocabulary.prepared: expected false without data.prepared; came True.",
         ),
         ("student.vocabulary={max_size: 0}", "student.vocabulary.max_size: expected at least 1; came 0."),
-        ("teacher.model_class=AutoModelForCausalLM", "teacher.model_class: expected one of AutoModel, "),
+        ("teacher.model_class=AutoModelForCTC", "teacher.model_class: expected one of AutoModel, "),
         ("data.files=[]", "data.files: expected files, hub_id or prepared; came ()."),
         ("data.mlm_probability=15", "data.mlm_probability: expected between 0 and 1; came 15.0."),
         ("data.max_examples=0", "data.max_examples: expected at least 1, or null for all; came 0."),

@@ -14,7 +14,7 @@ from distil_trainer import Record
 from distil_trainer.errors import RecipeError, TrainingSetupError
 from distil_trainer.recipe import AdaptRecipe, load_recipe
 
-ADAPT = recipes_with("model")
+ADAPT = recipes_with("model", "data")
 REFERENCE = ROOT / "recipes" / "swedish_mbert" / "adapt.yaml"
 
 pytestmark = pytest.mark.usefixtures("own_datasets_cache")

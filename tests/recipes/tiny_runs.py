@@ -14,10 +14,10 @@ WORDS = """the a of to is an array that holds rows and columns copy order return
 QUIET = ("training.use_cpu=true", "training.dataloader_pin_memory=false", "training.disable_tqdm=true")
 
 
-def recipes_with(key):
-    """The recipes that have such a key."""
+def recipes_with(*keys):
+    """The recipes that have these keys."""
     paths = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "accelerate")
-    return [path for path in paths if key in read_tree(path)]
+    return [path for path in paths if set(keys) <= set(read_tree(path))]
 
 
 def script(name):
