@@ -9,9 +9,10 @@ BIN = $(VENV)/bin
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
+# pip before 23.1 would run seqeval's setup.py by itself, which no longer works
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --use-pep517 -c constraints.txt -e '.[dev]'
 	touch $@
 
 install: $(VENV)/.installed  ## the virtual environment, with the tested versions
