@@ -129,10 +129,18 @@ def examples(sentences: Sequence[str], tokenizer: Any, setting: Setting, seed: i
     return [row for batch in order for row in rows[batch * ROWS : (batch + 1) * ROWS]]
 
 
-def distil(setting: Setting, rows: list[dict[str, Any]], teacher: Any, tokenizer: Any, seed: int, out: Path) -> Any:
-    """A student trained as `setting` says, and the seconds that it trained."""
+def distil(
+    setting: Setting,
+    rows: list[dict[str, Any]],
+    teacher: Any,
+    tokenizer: Any,
+    seed: int,
+    out: Path,
+    student: Any = None,
+) -> tuple[Any, float]:
+    """A student (three blocks, if none is given) trained as `setting` says, and the seconds that it trained."""
     set_seed(seed)
-    student = undistilled(teacher, layers=setting.layers, dropout=setting.dropout)
+    student = student or undistilled(teacher, layers=setting.layers, dropout=setting.dropout)
     args = TrainingArguments(
         str(out),
         max_steps=setting.steps,
