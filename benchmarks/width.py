@@ -72,13 +72,10 @@ def main() -> None:
     for start in arguments.start or ("important", "drawn", "random"):
         for seed in arguments.seeds:
             torch.manual_seed(seed)
-            units = {"important": important_units, "drawn": lambda t, *_, seed=seed: random_units(t, seed)}.get(start)
-            student = build_student(
-                teacher,
-                config,
-                units=units(teacher, batches, config) if units else None,
-                init="copy" if units else "random",
-            )
+            units = None
+            if start != "random":
+                units = random_units(teacher, seed) if start == "drawn" else important_units(teacher, batches, config)
+            student = build_student(teacher, config, units=units, init="random" if units is None else "copy")
             row: dict[str, Any] = {"start": start, "seed": seed, "before": score(student, tokenizer, pairs)}
             if arguments.steps:
                 data = examples(sentences, tokenizer, setting, seed)

@@ -6,13 +6,12 @@ k the output of block k; the attention of layer k is that of block k.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from math import isfinite
-from typing import Any, Literal
+from typing import Literal
 
 from distil_trainer.blocks import STACKS
 from distil_trainer.errors import AlignmentError
 from distil_trainer.losses import LOSSES
-from distil_trainer.schedule import Schedule, Scheduled, ends
+from distil_trainer.schedule import Schedule, Scheduled, ends, is_number
 
 POSITIONS = ("tokens", "labels", "first")
 RELATIONS = ("query_relation", "key_relation", "value_relation")
@@ -69,12 +68,12 @@ class Alignment:
     stack: str | None = None
 
     def __post_init__(self) -> None:
-        _require_choice("feature", self.feature, LOSSES)
-        _require_choice(f"loss for {self.feature}", self.loss, LOSSES[self.feature])
-        _require_choice("positions", self.positions, POSITIONS)
+        require_choice("feature", self.feature, LOSSES)
+        require_choice(f"loss for {self.feature}", self.loss, LOSSES[self.feature])
+        require_choice("positions", self.positions, POSITIONS)
         for name, needs in (("weight", any), ("temperature", all)):
             value = getattr(self, name)
-            if not (isinstance(value, Schedule) or _is_number(value)) or not needs(v > 0 for v in ends(value)):
+            if not (isinstance(value, Schedule) or is_number(value)) or not needs(v > 0 for v in ends(value)):
                 raise AlignmentError(f"{name} should be a positive, finite number, or a Schedule; got {value!r}.")
         if self.projection not in (True, False, "shared") or not isinstance(self.projection, bool | str):
             raise AlignmentError(f"projection should be True, False or 'shared'; got {self.projection!r}.")
@@ -83,7 +82,7 @@ class Alignment:
         if self.relation_heads is not None:
             self._check_relation_heads(self.relation_heads)
         if self.stack is not None:
-            _require_choice("stack", self.stack, STACKS)
+            require_choice("stack", self.stack, STACKS)
         if self.feature == "logits":
             self._check_logits()
         else:
@@ -199,15 +198,12 @@ def _layer_words(layer: int | None) -> str:
     return "embeddings" if layer == 0 else f"block {layer}"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-
-
 def _written(value: Scheduled) -> str:
     return str(value) if isinstance(value, Schedule) else f"{value:g}"
 
 
-def _require_choice(what: str, value: object, choices: Collection[str]) -> None:
+def require_choice(what: str, value: object, choices: Collection[str]) -> None:
+    """Raises AlignmentError unless `value` is one of the `choices`."""
     if value not in choices:
         expected = f"one of {', '.join(choices)}" if len(choices) > 1 else repr(*choices)
         raise AlignmentError(f"{what} should be {expected}; got {value!r}.")

@@ -6,12 +6,14 @@ the place of the queries, the identity that of the keys. Such a map is as large 
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from distil_trainer.errors import CaptureError
 from distil_trainer.losses import Heads
@@ -66,6 +68,24 @@ def heads_of_scores(scores: Tensor, visible: Tensor | None = None, *, causal: bo
 def heads_of_probs(probs: Tensor) -> Heads:
     """Heads whose map is `probs` [B, H, T, T], rows that sum to one over attended keys."""
     return heads_of_scores(probs.clamp(min=torch.finfo(probs.dtype).tiny).log())
+
+
+@contextmanager
+def attention_replaced(model: Any, function: Callable[..., Any]) -> Iterator[Callable[..., Any] | None]:
+    """Inside this context `function` is called in the place of the backend's, under the backend's own name.
+
+    Yields the backend's; None for eager, which each modelling file defines itself (`eager_function`).
+    """
+    backend = model.config._attn_implementation
+    own, is_set_here = ALL_ATTENTION_FUNCTIONS.get(backend), backend in ALL_ATTENTION_FUNCTIONS._local_mapping
+    ALL_ATTENTION_FUNCTIONS[backend] = function
+    try:
+        yield own
+    finally:
+        if is_set_here:
+            ALL_ATTENTION_FUNCTIONS[backend] = own
+        else:
+            del ALL_ATTENTION_FUNCTIONS[backend]
 
 
 def dispatches_attention(model: nn.Module) -> bool:

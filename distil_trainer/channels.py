@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
+from distil_trainer.attention_calls import attention_replaced
 from distil_trainer.blocks import blocks
 from distil_trainer.errors import CaptureError, StudentError
 from distil_trainer.probe import in_eval_mode
@@ -204,8 +204,6 @@ class _Cut:
 @contextmanager
 def _attention_cut(model: PreTrainedModel, cuts: Sequence[_Cut]) -> Iterator[None]:
     """Inside this context attention of the blocks hands what it gets to their cuts."""
-    backend = model.config._attn_implementation
-    own, set_here = ALL_ATTENTION_FUNCTIONS.get(backend), backend in ALL_ATTENTION_FUNCTIONS._local_mapping
 
     def cut(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
         for block in cuts:
@@ -213,11 +211,5 @@ def _attention_cut(model: PreTrainedModel, cuts: Sequence[_Cut]) -> Iterator[Non
                 return block.attend(query, key, value), None
         raise CaptureError(f"{type(module).__name__} attends outside of the blocks.")
 
-    ALL_ATTENTION_FUNCTIONS[backend] = cut
-    try:
+    with attention_replaced(model, cut):
         yield
-    finally:
-        if set_here:
-            ALL_ATTENTION_FUNCTIONS[backend] = own
-        else:
-            del ALL_ATTENTION_FUNCTIONS[backend]

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from distil_trainer.alignment import Place
 from distil_trainer.attention_calls import (
     ScoreChange,
+    attention_replaced,
     dispatches_attention,
     eager_function,
     heads_of_probs,
@@ -269,19 +269,10 @@ class FeatureReader:
 
     @contextmanager
     def _recording_attention(self) -> Iterator[None]:
-        """Puts `_record` in the place of the backend's function, under the backend's own name, for one forward."""
-        self._backend = backend = self.model.config._attn_implementation
-        # None for eager, which each modelling file defines itself
-        self._attention = own = ALL_ATTENTION_FUNCTIONS.get(backend)
-        locally_set = backend in ALL_ATTENTION_FUNCTIONS._local_mapping
-        ALL_ATTENTION_FUNCTIONS[backend] = self._record
-        try:
+        """Puts `_record` in the place of the backend's function for one forward."""
+        self._backend = self.model.config._attn_implementation
+        with attention_replaced(self.model, self._record) as self._attention:
             yield
-        finally:
-            if locally_set:
-                ALL_ATTENTION_FUNCTIONS[backend] = own
-            else:
-                del ALL_ATTENTION_FUNCTIONS[backend]
 
     def _record(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
         layer = self._layer_of_module.get(module)

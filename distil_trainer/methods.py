@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from distil_trainer.alignment import RELATIONS, Alignment, check_alignments
+from distil_trainer.alignment import RELATIONS, Alignment, check_alignments, require_choice
 from distil_trainer.errors import AlignmentError
 from distil_trainer.schedule import Schedule
 
@@ -76,7 +76,7 @@ def tinybert(
     Source: section 3; the authors' `general_distill.py` and `task_distill.py`.
     """
     step = _step(student_layers, teacher_layers)
-    _require_choice("stage", stage, ("layers", "logits", "both"))
+    require_choice("stage", stage, ("layers", "logits", "both"))
     first: dict[str, Any] = {}
     then: dict[str, Any] = {}
     if stage == "both":
@@ -156,7 +156,7 @@ def pkd(
         first blocks: section 3 of the paper, not verified.
     """
     _check_depths(student_layers, teacher_layers)
-    _require_choice("strategy", strategy, ("skip", "last"))
+    require_choice("strategy", strategy, ("skip", "last"))
     if student_layers < 2:
         raise AlignmentError(
             "pkd compares all blocks of the student but the last, so it should have at least 2; got 1."
@@ -339,8 +339,3 @@ def _check_depths(student_layers: int, teacher_layers: int) -> None:
         raise AlignmentError(
             f"the student should have at most as many blocks as the teacher ({teacher_layers}); got {student_layers}."
         )
-
-
-def _require_choice(what: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise AlignmentError(f"{what} should be one of {', '.join(choices)}; got {value!r}.")

@@ -66,7 +66,7 @@ def decoder_mask(inputs: Mapping[str, Any]) -> Tensor:
     if inputs.get("decoder_attention_mask") is not None:
         return inputs["decoder_attention_mask"].bool()
     if inputs.get("labels") is not None and inputs["labels"].ndim == 2:
-        return inputs["labels"] != -100
+        return label_mask(inputs)
     if inputs.get("decoder_input_ids") is not None:
         return torch.ones_like(inputs["decoder_input_ids"], dtype=torch.bool)
     raise DataError(

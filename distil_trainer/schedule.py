@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from math import isfinite
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from distil_trainer.errors import AlignmentError
 
@@ -32,7 +32,7 @@ class Schedule:
     def __post_init__(self) -> None:
         for name in ("start", "end", "begin", "finish"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < 0:
+            if not is_number(value) or value < 0:
                 raise AlignmentError(f"{name} of a schedule should be a number from 0; got {value!r}.")
         if not self.begin <= self.finish <= 1:
             raise AlignmentError(
@@ -63,6 +63,11 @@ class Schedule:
 
 
 Scheduled: TypeAlias = float | Schedule
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def value_at(value: Scheduled, progress: float) -> float:

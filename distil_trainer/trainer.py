@@ -4,14 +4,12 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from math import inf
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.trainer_utils import EvalLoopOutput
-from transformers.utils import logging
 
 from distil_trainer.alignment import Alignment, check_alignments
 from distil_trainer.balance import GradientBalance, shared_layer
@@ -26,11 +24,9 @@ from distil_trainer.meter import Meter
 from distil_trainer.page import PAGE, write_page
 from distil_trainer.positions import UNITS, count_positions
 from distil_trainer.run_record import record_run
-from distil_trainer.schedule import Schedule, Scheduled, value_at
+from distil_trainer.schedule import Schedule, Scheduled, is_number, value_at
 from distil_trainer.teacher import Teacher, fast_dtype, forward_columns, load_teacher, reader_for, reads_logits
 from distil_trainer.terms import Term, compute_term, logit_mask
-
-logger = logging.get_logger(__name__)
 
 
 class DistillationTrainer(LearningTrainer):
@@ -95,7 +91,7 @@ class DistillationTrainer(LearningTrainer):
         self.alignments = tuple(alignments)
         check_alignments(self.alignments)
         if not isinstance(task_weight, Schedule):
-            if isinstance(task_weight, bool) or not isinstance(task_weight, int | float) or not 0 <= task_weight < inf:
+            if not is_number(task_weight) or task_weight < 0:
                 raise TrainingSetupError(f"task_weight should be a number from 0, or a Schedule; got {task_weight!r}.")
             task_weight = float(task_weight)
         self.task_weight = task_weight

@@ -127,7 +127,8 @@ def calibration_batches(text: Text, tokenizer: Any, seed: int) -> list[Any]:
     """Rows of the training text, padded in batches: they tell which blocks and units of the teacher matter."""
     rows = list(islice(text.train.shuffle(seed=seed), CALIBRATION_ROWS))
     rows = [{name: row[name] for name in tokenizer.model_input_names if name in row} for row in rows]
-    return [that_pads(tokenizer).pad(rows[i : i + 16], return_tensors="pt") for i in range(0, len(rows), 16)]
+    padding = that_pads(tokenizer)
+    return [padding.pad(rows[i : i + 16], return_tensors="pt") for i in range(0, len(rows), 16)]
 
 
 def vocabulary_of(recipe: DistillRecipe, tokenizer: Any) -> tuple[Any, tuple[int, ...] | None]:

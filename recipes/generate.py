@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from distil_trainer import Record
+from distil_trainer.data import that_pads
 from distil_trainer.errors import RecipeError
 from distil_trainer.facts import model_facts, process_facts
 from distil_trainer.files import write_atomically
@@ -66,6 +67,7 @@ def write_texts(recipe: GenerateRecipe, model: Any, tokenizer: Any) -> tuple[lis
     wanted = recipe.texts + recipe.validation_texts
     ends = model.generation_config.eos_token_id
     ends = set(ends if isinstance(ends, list) else [] if ends is None else [ends])
+    filler = that_pads(tokenizer).pad_token_id
     texts: list[str] = []
     tokens = empty = 0
     starts = cycle([start_of(prompt, model, tokenizer) for prompt in recipe.prompts or ("",)])
@@ -81,15 +83,14 @@ def write_texts(recipe: GenerateRecipe, model: Any, tokenizer: Any) -> tuple[lis
                 top_p=recipe.top_p,
                 top_k=0,
                 max_new_tokens=recipe.max_new_tokens,
-                pad_token_id=next(iter(ends), 0) if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+                pad_token_id=filler,
             )
             for row in written.tolist():
                 ids = until_end(row, start.size(1), ends)
-                text = as_read(ids, tokenizer)
                 if not tokenizer.decode(ids, skip_special_tokens=True).strip():
                     empty += 1
                     continue
-                texts.append(text)
+                texts.append(as_read(ids, tokenizer))
                 tokens += len(ids)
             if empty > wanted:
                 raise RecipeError(
@@ -107,8 +108,9 @@ def until_end(ids: list[int], start: int, ends: set[int]) -> list[int]:
 
 def as_read(ids: list[int], tokenizer: Any) -> str:
     """The text of these tokens, special ones spelled out, but for a first one that the tokenizer puts there itself."""
-    adds_first = tokenizer("a")["input_ids"][:1] == ids[:1] != tokenizer("a", add_special_tokens=False)["input_ids"][:1]
-    return str(tokenizer.decode(ids[1:] if adds_first else ids, clean_up_tokenization_spaces=False))
+    bare, whole = (tokenizer("a", add_special_tokens=adds)["input_ids"] for adds in (False, True))
+    puts_it_there = bare[:1] != whole[:1] == ids[:1]
+    return str(tokenizer.decode(ids[1:] if puts_it_there else ids, clean_up_tokenization_spaces=False))
 
 
 def start_of(prompt: str, model: Any, tokenizer: Any) -> torch.Tensor:

@@ -26,7 +26,7 @@ ALLOWED = {
     "pieces": set(),
     "vocabulary": {"pieces"},
     "word_tables": set(),
-    "channels": {"probe"},
+    "channels": {"attention_calls", "probe"},
     "width": {"channels", "importance", "positions", "probe"},
     "slicing": {"channels", "width"},
     "student": {"slicing", "width", "word_tables"},
