@@ -105,6 +105,8 @@ def main(path: str, overrides: list[str]) -> None:
 
     scores: dict[Any, dict[int, Scores]] = {role: {} for role in roles}
     launch = {"processes": args.world_size, "mixed_precision": args.mixed_precision}
+    if recipe.attn_implementation is not None:
+        launch["attn_implementation"] = recipe.attn_implementation
     for seed in recipe.seeds:
         for role in roles:
             model, _ = load(recipe, role, seed, names)
@@ -213,7 +215,7 @@ def by_length(rows: Dataset) -> Dataset:
 def load(recipe: FinetuneRecipe, role: Any, seed: int, names: list[str]) -> tuple[PreTrainedModel, list[str]]:
     """The model that a run starts from, and which of its weights are random."""
     set_seed(seed)
-    return load_for_task(model_path(recipe.models[role]), TASKS[recipe.task], names)
+    return load_for_task(model_path(recipe.models[role]), TASKS[recipe.task], names, recipe.attn_implementation)
 
 
 def check_task_stage(stage: TaskStage | None, models: dict[Any, Any], encoded: dict[Any, Encoded]) -> None:
@@ -244,7 +246,9 @@ def teacher_of(recipe: FinetuneRecipe, role: str, seed: int) -> PreTrainedModel 
     if recipe.task_stage is None or role not in recipe.task_stage.roles:
         return None
     folder = folder_of(recipe, "teacher", seed)
-    return TASKS[recipe.task].model_class.from_pretrained(folder, use_safetensors=True)
+    return TASKS[recipe.task].model_class.from_pretrained(
+        folder, use_safetensors=True, attn_implementation=recipe.attn_implementation
+    )
 
 
 def finetune(

@@ -269,6 +269,7 @@ def test_a_recipe_written_out_is_the_same_recipe(load, text, cls):
         ),
         ("student.vocabulary={max_size: 0}", "student.vocabulary.max_size: expected at least 1; came 0."),
         ("teacher.model_class=AutoModelForCTC", "teacher.model_class: expected one of AutoModel, "),
+        ("teacher.attn_implementation=fast", "teacher.attn_implementation: expected one of eager, "),
         ("data.files=[]", "data.files: expected files, hub_id or prepared; came ()."),
         ("data.mlm_probability=15", "data.mlm_probability: expected between 0 and 1; came 15.0."),
         ("data.max_examples=0", "data.max_examples: expected at least 1, or null for all; came 0."),
@@ -355,6 +356,7 @@ def test_an_unknown_method_is_refused(load):
         ("task=sentence-similarity", "data.text_columns: expected two columns; came ('text',)."),
         ("also_test=[{name: WikiANN, test: [t]}]", "also_test: expected a name of its own for each data set"),
         ("also_test=[{name: x}]", "also_test[0].test: expected at least one path, or a hub_id"),
+        ("attn_implementation=fast", "attn_implementation: expected one of eager, "),
         ("training.eval_strategy=epoch", "data.validation: expected examples to score on while training"),
     ],
 )

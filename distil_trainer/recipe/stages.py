@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from distil_trainer.alignment import Alignment, check_alignments
 from distil_trainer.errors import RecipeError
 from distil_trainer.methods import METHODS, SETTINGS
-from distil_trainer.recipe.models import StudentSpec, TeacherSource, VocabularySpec
+from distil_trainer.recipe.models import StudentSpec, TeacherSource, VocabularySpec, require_attention
 from distil_trainer.recipe.strict import PlacedError, check_text_keys, convert, join, refuse_unknown, require
 from distil_trainer.recipe.task import ScoredData, TaskData
 from distil_trainer.recipe.text import TextData
@@ -218,6 +218,7 @@ class FinetuneRecipe:
         task: what is learned, as the Hub calls it: tags of words (F1 of entities); the class of a text or of a pair of
             texts (accuracy, macro F1); the similarity of two texts as a number (Spearman's correlation).
         max_length: tokens an example is cut to; words beyond are neither learned nor scored.
+        attn_implementation: what computes attention in all models, as in `TeacherSource`.
         task_stage: who learns from the fine-tuned teacher besides the labels, and what; null: nobody.
         training: `transformers.TrainingArguments`, as they are called there.
         save_models: keep every fine-tuned model, as `output_dir/NAME-SEED`.
@@ -231,6 +232,7 @@ class FinetuneRecipe:
     output_dir: str
     task: Literal["token-classification", "text-classification", "sentence-similarity"] = "token-classification"
     max_length: int = 128
+    attn_implementation: str | None = None
     task_stage: TaskStage | None = None
     training: dict[str, Any] = field(default_factory=dict)
     save_models: bool = False
@@ -241,6 +243,7 @@ class FinetuneRecipe:
         require(bool(self.seeds), "seeds", "at least one", self.seeds)
         require(len(set(self.seeds)) == len(self.seeds), "seeds", "different numbers", self.seeds)
         require(self.max_length >= 1, "max_length", "at least 1", self.max_length)
+        require_attention(self.attn_implementation)
         names = [self.data.name, *(other.name for other in self.also_test)]
         require(len(set(names)) == len(names), "also_test", "a name of its own for each data set", names)
         for where, source in [("data", self.data), *((f"also_test[{i}]", d) for i, d in enumerate(self.also_test))]:

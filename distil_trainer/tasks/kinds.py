@@ -156,7 +156,9 @@ TASKS = {
 }
 
 
-def load_for_task(path: str, task: Task, names: Sequence[str]) -> tuple[PreTrainedModel, list[str]]:
+def load_for_task(
+    path: str, task: Task, names: Sequence[str], attn_implementation: str | None = None
+) -> tuple[PreTrainedModel, list[str]]:
     """The model at `path` (a folder or Hub id) in float32 with a head for the labels, and which parameters are new.
 
     A head that is there is kept if it is one for this task and these labels; any other is left out, and the new one is
@@ -168,6 +170,7 @@ def load_for_task(path: str, task: Task, names: Sequence[str]) -> tuple[PreTrain
             path,
             dtype=torch.float32,
             use_safetensors=True,
+            attn_implementation=attn_implementation,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **task.head(names),

@@ -220,6 +220,24 @@ def test_all_models_see_the_data_in_the_same_order(finetune, sentences, tmp_path
     assert one[:5] != one[5:10] != one[10:]
 
 
+def test_all_models_compute_attention_as_the_recipe_says(finetune, sentences, monkeypatch):
+    found, train = [], Trainer.train
+
+    def watched(trainer):
+        taught = [] if getattr(trainer, "teacher", None) is None else [trainer.teacher.model]
+        found.extend(model.config._attn_implementation for model in (trainer.model, *taught))
+        return train(trainer)
+
+    monkeypatch.setattr(Trainer, "train", watched)
+    recipe = {**ner(sentences), "save_models": True, "task_stage": LESSON, "attn_implementation": "eager"}
+    finetune(recipe, "seeds=[1]")
+    assert found == ["eager"] * 3  # the teacher; the student, and the teacher again
+    with pytest.raises(RecipeError, match="resume=true"):
+        finetune(recipe, "seeds=[1]")
+    finetune(recipe, "seeds=[1]", "resume=true", "attn_implementation=sdpa")
+    assert found[3:] == ["sdpa"] * 3  # another rounding: nothing is taken over
+
+
 def test_a_run_is_gone_when_the_next_begins(finetune, sentences, monkeypatch):
     runs, train = [], Trainer.train
 

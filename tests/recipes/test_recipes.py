@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny_runs import QUIET, ROOT, WORDS, recipes_with, save_model, script, write_lines
 from transformers import BertForMaskedLM, BertForPreTraining, BertModel
 
-from distil_trainer import Record
+from distil_trainer import DistillationTrainer, Record
 from distil_trainer.errors import DataError, RecipeError
 from distil_trainer.recipe import DistillRecipe, load_recipe
 
@@ -145,6 +145,19 @@ def test_a_narrower_student(tmp_path, capsys):
     record = Record.load(tmp_path / "random" / "distillation.json")
     assert (record.provenance.copied_blocks, record.student.hidden_size) == ((), 16)
     assert "No block of the student was copied" in (tmp_path / "random" / "README.md").read_text()
+
+
+def test_both_models_compute_attention_as_the_recipe_says(tmp_path, monkeypatch):
+    path = ROOT / "recipes" / "quickstart" / "distill.yaml"
+    found, train = [], DistillationTrainer.train
+
+    def watched(trainer, **kwargs):
+        found.extend(model.config._attn_implementation for model in (trainer.model, trainer.teacher.model))
+        return train(trainer, **kwargs)
+
+    monkeypatch.setattr(DistillationTrainer, "train", watched)
+    script("distill").main(str(path), [*distill_overrides(path, tmp_path), "teacher.attn_implementation=eager"])
+    assert found == ["eager", "eager"]
 
 
 def test_missing_text_is_named(tmp_path):
