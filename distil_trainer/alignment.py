@@ -49,6 +49,8 @@ class Alignment:
             keys and values these are the key/value heads, which grouped queries share.
         stack: `"encoder"` or `"decoder"` of a model that has both, whose layers are counted apart; None for a model
             with one stack, and for logits. Of a decoder's block the attention to its own tokens is meant.
+        teacher: which teacher, counted from 1, where there are several; None for the only one, and for logits that are
+            compared with the mean of all teachers' (`losses.LogitMean`).
         positions: `"tokens"` counts attended positions, `"labels"` (logits only) positions whose label is not -100,
             `"first"` (hidden states only) the first attended position of each row, where BERT has [CLS].
 
@@ -66,6 +68,7 @@ class Alignment:
     relation_heads: int | None = None
     positions: str = "tokens"
     stack: str | None = None
+    teacher: int | None = None
 
     def __post_init__(self) -> None:
         require_choice("feature", self.feature, LOSSES)
@@ -83,6 +86,10 @@ class Alignment:
             self._check_relation_heads(self.relation_heads)
         if self.stack is not None:
             require_choice("stack", self.stack, STACKS)
+        if self.teacher is not None and (
+            isinstance(self.teacher, bool) or not isinstance(self.teacher, int) or self.teacher < 1
+        ):
+            raise AlignmentError(f"teacher should be a whole number from 1, or None; got {self.teacher!r}.")
         if self.feature == "logits":
             self._check_logits()
         else:
@@ -123,11 +130,14 @@ class Alignment:
 
     @property
     def name(self) -> str:
-        """The key of this term in logs, checkpoints and the card: `hidden_states_s5_t11`, or `logits`."""
+        """The key of this term in logs, checkpoints and the card: `hidden_states_s5_t11`, `logits`, or with a number
+        of a teacher `logits_teacher2`.
+        """
+        which = "" if self.teacher is None else f"_teacher{self.teacher}"
         if self.feature == "logits":
-            return "logits"
+            return f"logits{which}"
         feature = self.feature if self.stack is None else f"{self.feature}_{self.stack}"
-        return f"{feature}_s{self.student_layer}_t{self.teacher_layer}"
+        return f"{feature}_s{self.student_layer}_t{self.teacher_layer}{which}"
 
     @property
     def unit(self) -> str:
@@ -146,18 +156,17 @@ class Alignment:
 
     def __str__(self) -> str:
         words, weight = _WORDS[self.feature], "" if self.weight == 1 else f", weight {_written(self.weight)}"
+        who = "teacher" if self.teacher is None else f"teacher {self.teacher}:"
         if self.feature == "logits":
             temperature = "" if self.temperature == 1 else f", temperature {_written(self.temperature)}"
-            return f"student learns logits from teacher ({self.loss}{temperature}{weight})"
+            return f"student learns logits from {who.removesuffix(':')} ({self.loss}{temperature}{weight})"
         where = "" if self.stack is None else f"{self.stack} "
         student, teacher = (f"{where}{_layer_words(layer)}" for layer in (self.student_layer, self.teacher_layer))
         heads = f", {self.relation_heads} relation heads" if self.relation_heads else ""
         shared = "shared " if self.projection == "shared" else ""
         projection = f", {shared}projection" if self.projection else ""
         first = ", first token" if self.positions == "first" else ""
-        return (
-            f"student {student} learns {words} from teacher {teacher} ({self.loss}{projection}{heads}{first}{weight})"
-        )
+        return f"student {student} learns {words} from {who} {teacher} ({self.loss}{projection}{heads}{first}{weight})"
 
 
 def layer_map(alignments: Sequence[Alignment]) -> str:
@@ -192,6 +201,44 @@ def check_alignments(
                     f"{alignment.name}: the {role} has {depth} blocks, but {role}_layer={layer}. "
                     "Layers count from 1; `outputs.hidden_states[k]` is layer k, `outputs.attentions[k]` is layer k+1."
                 )
+
+
+def check_teachers(alignments: Sequence[Alignment], count: int, weights: Sequence[float] | None = None) -> None:
+    """Checks which of `count` teachers each alignment means.
+
+    Raises:
+        AlignmentError: there is no such teacher, several could be meant, one teaches nothing, or the weights are wrong.
+    """
+    teacher_shares(weights, count)
+    used: set[int] = set()
+    for alignment in alignments:
+        if alignment.teacher is None and count > 1 and alignment.feature != "logits":
+            raise AlignmentError(
+                f"{alignment.name}: there are {count} teachers; say whose layer is meant, with teacher=1 to {count} "
+                "(see methods.of_teachers)."
+            )
+        if (alignment.teacher or 1) > count:
+            raise AlignmentError(
+                f"{alignment.name}: teacher={alignment.teacher}, but the number of teachers is {count}."
+            )
+        used |= {alignment.teacher} if alignment.teacher else set(range(1, count + 1))
+    positions = {alignment.positions for alignment in alignments if alignment.feature == "logits"}
+    if len(positions) > 1:
+        raise AlignmentError(f"logits are compared at positions {' and '.join(sorted(positions))}; choose one of them.")
+    if alignments and (idle := set(range(1, count + 1)) - used):
+        raise AlignmentError(f"no alignment reads teacher {min(idle)}, of {count}. Add one, or leave the teacher out.")
+
+
+def teacher_shares(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
+    """The weights of so many teachers, divided by their sum; equal ones if none are given.
+
+    Raises:
+        AlignmentError: they are not a positive number for each teacher.
+    """
+    weights = (1.0,) * count if weights is None else tuple(weights)
+    if len(weights) != count or not all(is_number(weight) and weight > 0 for weight in weights):
+        raise AlignmentError(f"teacher weights should be a positive number for each of {count}; got {weights}.")
+    return tuple(weight / sum(weights) for weight in weights)
 
 
 def _layer_words(layer: int | None) -> str:

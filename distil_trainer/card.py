@@ -83,6 +83,7 @@ def render_card(
             },
             student=student,
             teacher=teacher,
+            others=made_by.other_teachers if made_by else (),
             provenance=provenance,
             never_trained=made_by.never_trained if made_by is records[0] else None,
             pipeline=_pipeline(student),

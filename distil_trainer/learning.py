@@ -1,5 +1,6 @@
 """A `Trainer` that optimises what its loss can reach, and the learned projections with it."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -104,15 +105,19 @@ class LearningTrainer(PushingTrainer):
                 f"values they have: {', '.join(self.unreached)}."
             )
 
-    def _make_projections(self, teacher: Any) -> Projections:
+    def _make_projections(self, teachers: Sequence[Any]) -> Projections:
         model_init: Any = self.model_init
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or model_init is not None:
             raise TrainingSetupError(
                 "learned projections are trained in one process or by DDP, with a model and no model_init. Leave FSDP, "
                 "DeepSpeed and model_init out, or compare relations (methods.minilmv2), which need no projection."
             )
-        widths = {"student_width": self.model.config.hidden_size, "teacher_width": teacher.config.hidden_size}
-        return Projections(self.alignments, **widths, seed=self.args.seed).to(self.args.device)
+        return Projections(
+            self.alignments,
+            student_width=self.model.config.hidden_size,
+            teacher_widths=[teacher.config.hidden_size for teacher in teachers],
+            seed=self.args.seed,
+        ).to(self.args.device)
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
         return self.accelerator.reduce(values.to(self.args.device), reduction="sum")

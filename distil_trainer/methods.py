@@ -7,13 +7,13 @@ Every term is a mean over the positions of the whole optimizer step that count. 
 something else, the docstring says so.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from distil_trainer.alignment import RELATIONS, Alignment, check_alignments, require_choice
+from distil_trainer.alignment import RELATIONS, Alignment, check_alignments, require_choice, teacher_shares
 from distil_trainer.errors import AlignmentError
-from distil_trainer.schedule import Schedule
+from distil_trainer.schedule import Schedule, scaled
 
 
 def lightmbert(*, student_layers: int, teacher_layers: int) -> tuple[Alignment, ...]:
@@ -271,6 +271,41 @@ def for_stack(alignments: Iterable[Alignment], stack: Literal["encoder", "decode
         AlignmentError: there is no such stack.
     """
     return tuple(a if a.feature == "logits" else replace(a, stack=stack) for a in alignments)
+
+
+def of_teachers(
+    method: Callable[..., tuple[Alignment, ...]],
+    *,
+    student_layers: int,
+    teacher_layers: Sequence[int],
+    weights: Sequence[float] | None = None,
+    **options: Any,
+) -> tuple[Alignment, ...]:
+    """A method with several teachers: the layers of each, times its weight, and the logits of all together.
+
+    With one depth it is the method itself. Logits are compared with the weighted mean of the teachers' (give
+    `DistillationTrainer` the same `teacher_weights`), so there they are one term, of the weight that the method says.
+
+    Args:
+        method: a function of this module, such as `lightmbert`.
+        student_layers: blocks of the student.
+        teacher_layers: blocks of each teacher, which may be different numbers.
+        weights: of the teachers; None for equal ones. They are divided by their sum.
+        options: of the method.
+
+    Raises:
+        AlignmentError: of the method; or the weights are not a positive number for each teacher.
+    """
+    shares = teacher_shares(weights, len(teacher_layers))
+    if len(teacher_layers) == 1:
+        return method(student_layers=student_layers, teacher_layers=teacher_layers[0], **options)
+    alignments: dict[str, Alignment] = {}
+    for number, (depth, share) in enumerate(zip(teacher_layers, shares, strict=True), start=1):
+        for a in method(student_layers=student_layers, teacher_layers=depth, **options):
+            if a.feature != "logits":
+                a = replace(a, teacher=number, weight=scaled(a.weight, share))
+            alignments.setdefault(a.name, a)
+    return tuple(alignments.values())
 
 
 METHODS: dict[str, Callable[..., tuple[Alignment, ...]]] = {

@@ -37,8 +37,7 @@ def write_page(folder: str | os.PathLike[str], records: Sequence[Record]) -> Pat
     page = folder / PAGE
     first = records[0] if records else None
     picture = PICTURE if first and first.loss_curve else None
-    one_stack = first and first.alignments and not any(alignment.stack for alignment in first.alignments)
-    depths = _depths(first) if first and one_stack else None  # the picture has room for one stack a model
+    depths = _depths(first) if first else None
     if (picture or depths) and find_spec("matplotlib") is None:
         logger.warning("The page has no pictures: matplotlib is not installed.")
         picture = depths = None
@@ -76,7 +75,9 @@ def _kept(page: Path) -> dict[str, str]:
 
 
 def _depths(record: Record) -> tuple[int, int] | None:
-    """The number of blocks of student and teacher, where both are known."""
+    """The number of blocks of student and teacher, where the picture, which has room for these two, can be drawn."""
+    if not record.alignments or record.other_teachers or any(alignment.stack for alignment in record.alignments):
+        return None
     student = record.student.layers if record.student else None
     teacher = record.teacher.layers if record.teacher else None
     return (student, teacher) if student and teacher else None

@@ -33,17 +33,32 @@ class Projections(nn.Module):
 
     Args:
         alignments: what is compared.
-        student_width, teacher_width: of the hidden states.
+        student_width: of the hidden states.
+        teacher_widths: of each teacher's.
         seed: of the first weights.
+
+    Raises:
+        TrainingSetupError: teachers of several widths share a map.
     """
 
-    def __init__(self, alignments: Sequence[Alignment], *, student_width: int, teacher_width: int, seed: int) -> None:
+    def __init__(
+        self, alignments: Sequence[Alignment], *, student_width: int, teacher_widths: Sequence[int], seed: int
+    ) -> None:
         super().__init__()
         self._places = {a.name: a.place("student") for a in alignments if a.projection}
         self._maps = {a.name: "shared" if a.projection == "shared" else a.name for a in alignments if a.projection}
         generator = torch.Generator().manual_seed(seed)
-        for name in dict.fromkeys(self._maps.values()):
-            weight = torch.randn(teacher_width, student_width, generator=generator) / student_width**0.5
+        widths: dict[str, int] = {}
+        for alignment in alignments:
+            if alignment.projection:
+                width, name = teacher_widths[(alignment.teacher or 1) - 1], self._maps[alignment.name]
+                if widths.setdefault(name, width) != width:
+                    raise TrainingSetupError(
+                        f"projection='shared' is one map, but the teachers are {widths[name]} and {width} wide. Give "
+                        "the alignments projection=True."
+                    )
+        for name, width in widths.items():
+            weight = torch.randn(width, student_width, generator=generator) / student_width**0.5
             self.register_parameter(name, nn.Parameter(weight))
 
     def forward(self, hidden_states: Mapping[Place, Tensor]) -> dict[str, Tensor]:

@@ -107,6 +107,7 @@ class AlignmentFacts(CheckedFields):
     relation_heads: int | None = None
     positions: str = "tokens"
     stack: str | None = None
+    teacher: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +216,8 @@ class Record(CheckedFields):
         stage: "distill"; "adapt" for a run that trained the teacher further before that; "finetune" for one that
             fine-tunes the teacher or the student on a task; "prepare" for one that tokenised the text.
         student, teacher, provenance: the two models, and how the first came from the second.
+        other_teachers: those that taught besides, the second and so on, as `AlignmentFacts.teacher` counts them.
+        teacher_weights: of all teachers in the mean of their logits, with the sum 1; empty for one.
         method: name of the published recipe, a function of `methods`; None for alignments of one's own.
         alignments: the terms of the loss.
         task_weight, task_weight_schedule: the weight of the student's own loss on labels.
@@ -239,6 +242,8 @@ class Record(CheckedFields):
     stage: Literal["adapt", "distill", "finetune", "prepare"]
     student: ModelFacts | None = None
     teacher: ModelFacts | None = None
+    other_teachers: tuple[ModelFacts, ...] = ()
+    teacher_weights: tuple[float, ...] = ()
     provenance: Provenance | None = None
     method: str | None = None
     alignments: tuple[AlignmentFacts, ...] = ()

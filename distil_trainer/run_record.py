@@ -26,6 +26,7 @@ def record_run(
     *,
     student: Mapping[str, Any] | None = None,
     teacher: Mapping[str, Any] | None = None,
+    other_teachers: Sequence[Mapping[str, Any]] = (),
     data: Sequence[DataFacts] = (),
     method: str | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -38,6 +39,7 @@ def record_run(
         student, teacher: facts of the two models that no run can know (`name`, `license`, `language`, ...; see
             `record.ModelFacts`). The names default to the output folder's and to the name that the teacher was
             loaded by.
+        other_teachers: the same of the second teacher and those after it, where there are several.
         data: what it was trained on.
         method: the published method that the alignments came from.
         folder: where the student was saved, for its size on disk.
@@ -50,7 +52,12 @@ def record_run(
     return Record(
         stage="distill",
         student=model_facts(trainer.model, folder=folder, **known),
-        teacher=_teacher_facts(trainer, teacher or {}),
+        teacher=_teacher_facts(trainer.teacher, teacher or {}),
+        other_teachers=tuple(
+            _teacher_facts(other, other_teachers[i] if i < len(other_teachers) else {})
+            for i, other in enumerate(trainer.teachers[1:])
+        ),
+        teacher_weights=trainer.teacher_shares if len(trainer.teachers) > 1 else (),
         provenance=_provenance(trainer, teacher or {}),
         method=method,
         alignments=alignment_facts(trainer.alignments),
@@ -67,15 +74,15 @@ def record_run(
     )
 
 
-def _teacher_facts(trainer: "DistillationTrainer", known: Mapping[str, Any]) -> Any:
-    if trainer.teacher is None:
+def _teacher_facts(teacher: Any, known: Mapping[str, Any]) -> Any:
+    if teacher is None:
         return None
-    model = trainer.teacher.model
+    model = teacher.model
     path = model.name_or_path
     identity = {
         "name": Path(path).name or type(model).__name__,
         "id": hub_id(path),
-        "dtype": str(trainer.teacher.stored_dtype).removeprefix("torch."),
+        "dtype": str(teacher.stored_dtype).removeprefix("torch."),
     }
     folder = path if Path(path).is_dir() else cached_folder(path, known.get("revision")) if hub_id(path) else None
     return model_facts(model, folder=folder, **{**identity, **known})

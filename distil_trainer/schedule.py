@@ -1,7 +1,7 @@
 """A weight or a temperature that changes while training goes on."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, Literal, TypeAlias
 
@@ -73,6 +73,13 @@ def is_number(value: Any) -> bool:
 def value_at(value: Scheduled, progress: float) -> float:
     """What a number or a schedule is at `progress`."""
     return value(progress) if isinstance(value, Schedule) else value
+
+
+def scaled(value: Scheduled, factor: float) -> Scheduled:
+    """A number or a schedule, times a factor."""
+    if isinstance(value, Schedule):
+        return replace(value, start=factor * value.start, end=factor * value.end)
+    return factor * value
 
 
 def ends(value: Scheduled) -> tuple[float, float]:

@@ -97,6 +97,7 @@ class Teacher:
     Attributes:
         model: the model as it was given, with all its pieces.
         stored_dtype: of its weights as they came.
+        reads_logits: whether an alignment compares its logits.
 
     Raises:
         StudentError: `kept_ids` are not ids of pieces of the model, or it cannot be cut to them.
@@ -117,8 +118,8 @@ class Teacher:
             self.model.to(dtype)
         if kept_ids is not None:
             model = trim_embeddings(model, kept_ids)
-        self._reads_logits = reads_logits(alignments)
-        headless = isinstance(model, PreTrainedModel) and not self._reads_logits
+        self.reads_logits = reads_logits(alignments)
+        headless = isinstance(model, PreTrainedModel) and not self.reads_logits
         self._network = model.base_model if headless else model
         self.reader = reader_for(self._network, alignments, role="teacher")
         self.columns = forward_columns(self._network)
@@ -136,7 +137,7 @@ class Teacher:
         if rows is not None:
             rows = HeadRows(aligned=rows.aligned, task=rows.aligned[:0])
         plain = rows is not None and self.reader.leaves_logits(inputs)
-        with self.reader.reading(ends_early=not self._reads_logits, rows=rows, plain=plain) as features:
+        with self.reader.reading(ends_early=not self.reads_logits, rows=rows, plain=plain) as features:
             self._forward(**inputs)
         return features
 

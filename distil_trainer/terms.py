@@ -1,6 +1,6 @@
 """One alignment, computed: features of both models -> a sum, a count, and what was counted."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from distil_trainer.alignment import RELATIONS, Alignment
 from distil_trainer.errors import CaptureError
 from distil_trainer.features import Features
-from distil_trainer.losses import LOSSES, LogitRows
+from distil_trainer.losses import LOSSES, LogitMean, LogitRows
 from distil_trainer.positions import decoder_mask, first_of, is_dense, label_mask, row_mask, token_mask
 from distil_trainer.schedule import value_at
 
@@ -22,6 +22,25 @@ class Term:
     total: Tensor
     count: Tensor
     unit: str
+
+
+def taught_by(alignment: Alignment, teachers: Sequence[Features], shares: Sequence[float]) -> Features:
+    """What an alignment reads of the teachers' features: those of one, or the mean of all their logits.
+
+    Args:
+        alignment: what is compared.
+        teachers: the features of each teacher.
+        shares: the weight of each in the mean; their sum is 1.
+
+    Raises:
+        CaptureError: logits are aligned and a teacher gave none.
+    """
+    if alignment.teacher is not None or len(teachers) == 1:
+        return teachers[(alignment.teacher or 1) - 1]
+    logits = tuple(features.logits for features in teachers if features.logits is not None)
+    if len(logits) < len(teachers):
+        raise CaptureError("logits are aligned, but a teacher returned none: load all with a head.")
+    return Features(logits=LogitMean(logits, tuple(shares)))  # type: ignore[arg-type]
 
 
 def compute_term(
@@ -76,7 +95,7 @@ def logit_mask(alignment: Alignment, inputs: Mapping[str, Any]) -> Tensor:
 
 def _logit_positions(alignment: Alignment, student: Features, inputs: Mapping[str, Any]) -> tuple[Tensor, str]:
     logits = student.logits.hidden if isinstance(student.logits, LogitRows) else student.logits
-    assert logits is not None
+    assert isinstance(logits, Tensor)
     if student.is_narrow:  # the rows that do not count are not there
         return torch.ones(logits.shape[:-1], dtype=torch.bool, device=logits.device), alignment.positions
     if alignment.positions == "tokens" and logits.ndim == 2:  # a classifier: one row of logits an example

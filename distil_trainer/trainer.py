@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.trainer_utils import EvalLoopOutput
 
-from distil_trainer.alignment import Alignment, check_alignments
+from distil_trainer.alignment import Alignment, check_alignments, check_teachers, teacher_shares
 from distil_trainer.balance import GradientBalance, shared_layer
 from distil_trainer.blocks import has_two_stacks
 from distil_trainer.compatibility import check_pair, refuse_data_parallel
@@ -26,7 +26,7 @@ from distil_trainer.positions import UNITS, count_positions
 from distil_trainer.run_record import record_run
 from distil_trainer.schedule import Schedule, Scheduled, is_number, value_at
 from distil_trainer.teacher import Teacher, fast_dtype, forward_columns, load_teacher, reader_for, reads_logits
-from distil_trainer.terms import Term, compute_term, logit_mask
+from distil_trainer.terms import Term, compute_term, logit_mask, taught_by
 
 
 class DistillationTrainer(LearningTrainer):
@@ -42,7 +42,11 @@ class DistillationTrainer(LearningTrainer):
     Args:
         model: the student, `trainer.model`. The only weights that are trained, saved and pushed.
         args: `TrainingArguments`.
-        teacher_model: the teacher: a model (it is put to `eval()` and frozen), or a Hub id or path.
+        teacher_model: the teacher: a model (it is put to `eval()` and frozen), or a Hub id or path. A list of them is
+            several teachers, which read the same ids and may have different depths and widths: an alignment says by
+            `teacher` which of them it means, and logits without it are compared with the mean of all
+            (`methods.of_teachers`). The page is about the first.
+        teacher_weights: of the teachers in that mean of logits; None for equal ones. They are divided by their sum.
         alignments: what is compared; see `distil_trainer.methods`.
         task_weight: weight of the student's own loss on labels, a number or a `Schedule`; 0 leaves it out.
         teacher_dtype: what the teacher computes in: its weights are cast to this, in place. None leaves a model as it
@@ -60,6 +64,7 @@ class DistillationTrainer(LearningTrainer):
         TrainingSetupError, AlignmentError, StudentError: arguments that do not fit together.
 
     Attributes:
+        teachers: all of them as they are run; `teacher` is the first, or None.
         unreached: parameters of the student that no loss reaches, by name; frozen while `train` runs.
         projections: the learned maps of alignments with `projection`; parameters of the student while `train` runs,
             never saved with it. None without any.
@@ -79,7 +84,8 @@ class DistillationTrainer(LearningTrainer):
         model: nn.Module | None = None,
         args: Any = None,
         *,
-        teacher_model: nn.Module | str | None = None,
+        teacher_model: nn.Module | str | Sequence[nn.Module | str] | None = None,
+        teacher_weights: Sequence[float] | None = None,
         alignments: Sequence[Alignment] = (),
         task_weight: Scheduled = 0.0,
         teacher_dtype: torch.dtype | None = None,
@@ -120,22 +126,21 @@ class DistillationTrainer(LearningTrainer):
                 "balance_terms needs hidden states that all terms share; an encoder and a decoder have none. Leave it "
                 "out."
             )
+        self.teachers: tuple[Teacher, ...] = ()
         if teacher_model is not None and self.alignments:
             refuse_data_parallel(self.args)
-            if isinstance(teacher_model, str):
-                teacher_model = load_teacher(teacher_model, like=self.model, alignments=self.alignments)
-                teacher_dtype = teacher_dtype or fast_dtype(self.args.device)
-            check_pair(self.model, teacher_model, self.alignments, kept_ids)
-            options = {"backend": self.args.torch_compile_backend, "mode": self.args.torch_compile_mode}
-            self.teacher = Teacher(
-                teacher_model.to(self.args.device),
-                self.alignments,
-                dtype=teacher_dtype,
-                compile_options=options if self.args.torch_compile else None,
-                kept_ids=kept_ids,
+            models = [teacher_model] if isinstance(teacher_model, nn.Module | str) else list(teacher_model)
+            check_teachers(self.alignments, len(models), teacher_weights)
+            self.teacher_shares = teacher_shares(teacher_weights, len(models))
+            self.teachers = tuple(
+                self._make_teacher(
+                    model, [a for a in self.alignments if a.teacher in (None, number)], teacher_dtype, kept_ids
+                )
+                for number, model in enumerate(models, start=1)
             )
+            self.teacher = self.teachers[0]
             if any(alignment.projection for alignment in self.alignments):
-                self.projections = self._make_projections(teacher_model)
+                self.projections = self._make_projections([teacher.model for teacher in self.teachers])
             if balance_terms:
                 layer = shared_layer(self.alignments, depth=self.model.config.num_hidden_layers)
                 self._balance = GradientBalance(layer, self._sum_over_processes)
@@ -143,6 +148,27 @@ class DistillationTrainer(LearningTrainer):
             self._student_reader()
             self.loss_is_scaled_for_ga = True
         self._training_terms, self._evaluation_terms = Meter(), Meter()
+
+    def _make_teacher(
+        self,
+        model: Any,
+        alignments: Sequence[Alignment],
+        dtype: torch.dtype | None,
+        kept_ids: Sequence[int] | None,
+    ) -> Teacher:
+        """One teacher, loaded and checked, for the alignments that read it."""
+        if isinstance(model, str):
+            model = load_teacher(model, like=self.model, alignments=alignments)
+            dtype = dtype or fast_dtype(self.args.device)
+        check_pair(self.model, model, alignments, kept_ids)
+        options = {"backend": self.args.torch_compile_backend, "mode": self.args.torch_compile_mode}
+        return Teacher(
+            model.to(self.args.device),
+            alignments,
+            dtype=dtype,
+            compile_options=options if self.args.torch_compile else None,
+            kept_ids=kept_ids,
+        )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; refuses a run in which nothing could be learned.
@@ -182,10 +208,13 @@ class DistillationTrainer(LearningTrainer):
         inputs = with_decoder_ids(self.model, inputs, is_read=any(a.stack != "encoder" for a in self.alignments))
         step_counts = self._count([inputs]) if num_items_in_batch is None else num_items_in_batch
         rows = None if return_outputs else self._head_rows(inputs)
-        teacher = self.teacher(inputs, rows)
+        teachers = [teacher(inputs, rows) for teacher in self.teachers]
         student, outputs, task_loss = self._student_forward(model, inputs, rows, whole=return_outputs)
         with self.accelerator.autocast():
-            terms = {a.name: compute_term(a, student, teacher, inputs, self.progress) for a in self.alignments}
+            terms = {
+                a.name: compute_term(a, student, taught_by(a, teachers, self.teacher_shares), inputs, self.progress)
+                for a in self.alignments
+            }
         if task_loss is not None:
             count = (step_counts if num_items_in_batch is None else self._count([inputs]))[UNITS.index("task")]
             total = torch.where(count > 0, task_loss * count, 0.0)  # the mean over no label is NaN
@@ -228,7 +257,7 @@ class DistillationTrainer(LearningTrainer):
         """The rows of logits that are read; None where only whole outputs will do."""
         student = self._student_reader().head
         logits = [alignment for alignment in self.alignments if alignment.feature == "logits"]
-        if student is None or (logits and (self.teacher is None or self.teacher.reader.head is None)):
+        if student is None or any(teacher.reads_logits and teacher.reader.head is None for teacher in self.teachers):
             return None
         own_loss_reads_rows = (
             student.reads_rows_alone
@@ -339,7 +368,8 @@ class DistillationTrainer(LearningTrainer):
             super()._set_signature_columns_if_needed()
             if self.teacher is not None:
                 own: Any = self._signature_columns
-                self._signature_columns = list(dict.fromkeys([*own, *self.teacher.columns, "labels"]))
+                theirs = (column for teacher in self.teachers for column in teacher.columns)
+                self._signature_columns = list(dict.fromkeys([*own, *theirs, "labels"]))
 
     def create_model_card(  # type: ignore[override]  # several languages too
         self,

@@ -15,6 +15,7 @@ from transformers.trainer_utils import set_seed
 
 from distil_trainer import DistillationTrainer, build_student, layer_map, student_config
 from distil_trainer.data import that_pads
+from distil_trainer.errors import RecipeError
 from distil_trainer.importance import important_blocks
 from distil_trainer.page import PAGE
 from distil_trainer.plan import student_plan
@@ -47,10 +48,11 @@ def main(path: str, overrides: list[str]) -> None:
     args = TrainingArguments(output_dir=recipe.output_dir, **recipe.training)
     set_seed(args.seed)
     tokenizer = load_tokenizer(recipe.teacher.name, recipe.teacher.revision)
+    check_tokens(recipe, tokenizer)
     with args.main_process_first(desc="preparing the text"):
         tokenizer, kept_ids = vocabulary_of(recipe, tokenizer)
         text = read_text(recipe.data, tokenizer, seed=args.seed, processes=args.world_size)
-    teacher = load_model(recipe.teacher).to(args.device)
+    teacher, *others = (load_model(source).to(args.device) for source in recipe.teachers)
     reads_them = teacher if kept_ids is None else trim_embeddings(teacher, kept_ids)  # the student's tokens
     spec = recipe.student
     config = student_config(teacher.config, num_hidden_layers=spec.num_hidden_layers, **spec.widths)
@@ -70,7 +72,7 @@ def main(path: str, overrides: list[str]) -> None:
         kept_ids=kept_ids,
     )
     plan = student_plan(teacher, student)
-    alignments, task_weight = recipe.terms(teacher.config.num_hidden_layers)
+    alignments, task_weight = recipe.terms(*(model.config.num_hidden_layers for model in (teacher, *others)))
     collator: Any = DataCollatorWithPadding(that_pads(tokenizer))
     if recipe.data.mlm_probability is not None:
         collator = MaskingCollator(tokenizer, mlm_probability=recipe.data.mlm_probability, seed=args.seed)
@@ -81,7 +83,8 @@ def main(path: str, overrides: list[str]) -> None:
     trainer = DistillationTrainer(
         model=student,
         args=args,
-        teacher_model=teacher,
+        teacher_model=[teacher, *others],
+        teacher_weights=recipe.teacher_weights or None,
         teacher_dtype=getattr(torch, recipe.teacher.dtype) if recipe.teacher.dtype else fast_dtype(args.device),
         alignments=alignments,
         task_weight=task_weight,
@@ -101,6 +104,7 @@ def main(path: str, overrides: list[str]) -> None:
                 "language": recipe.student.language,
             },
             "teacher": known_facts(recipe.teacher),
+            "other_teachers": [known_facts(source) for source in recipe.other_teachers],
             "data": [text.facts],
             "method": recipe.method,
             "speed": speed,
@@ -121,6 +125,16 @@ def main(path: str, overrides: list[str]) -> None:
         trainer.create_model_card()
         print(f"The student and its page: {folder / PAGE}")
     trainer.end()
+
+
+def check_tokens(recipe: DistillRecipe, tokenizer: Any) -> None:
+    """Raise RecipeError unless all teachers know the same pieces under the same ids."""
+    for number, other in enumerate(recipe.other_teachers):
+        if load_tokenizer(other.name, other.revision).get_vocab() != tokenizer.get_vocab():
+            raise RecipeError(
+                f"other_teachers[{number}]: expected the vocabulary of {recipe.teacher.name}, because all teachers "
+                f"read the same ids; {other.name} has another. Choose teachers with one tokenizer."
+            )
 
 
 def calibration_batches(text: Text, tokenizer: Any, seed: int) -> list[Any]:

@@ -42,8 +42,8 @@ def flat(projections):
 
 
 def test_a_map_for_each_alignment_or_one_for_all():
-    own = Projections(OWN, student_width=24, teacher_width=32, seed=1)
-    shared = Projections((*SHARED, hidden(1, 3)), student_width=24, teacher_width=32, seed=1)
+    own = Projections(OWN, student_width=24, teacher_widths=[32], seed=1)
+    shared = Projections((*SHARED, hidden(1, 3)), student_width=24, teacher_widths=[32], seed=1)
     assert [name for name, _ in own.named_parameters()] == ["hidden_states_s1_t2", "hidden_states_s2_t4"]
     assert [name for name, _ in shared.named_parameters()] == ["shared", "hidden_states_s1_t3"]
     states = {layer: torch.randn(2, 3, 24) for layer in range(3)}
@@ -56,7 +56,7 @@ def test_a_map_for_each_alignment_or_one_for_all():
     }
     torch.testing.assert_close(projected["hidden_states_s2_t4"], states[2] @ shared.shared.T)
     assert not torch.equal(projected["hidden_states_s1_t2"], projected["hidden_states_s1_t3"])
-    assert torch.equal(flat(Projections(OWN, student_width=24, teacher_width=32, seed=1)), flat(own))
+    assert torch.equal(flat(Projections(OWN, student_width=24, teacher_widths=[32], seed=1)), flat(own))
 
 
 @pytest.mark.parametrize("alignments", [OWN, SHARED], ids=["own", "shared"])
@@ -165,14 +165,14 @@ def test_the_best_student_comes_back_with_its_projections(make_args, tmp_path):
 
 
 def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
-    own = Projections(OWN, student_width=24, teacher_width=32, seed=1)
+    own = Projections(OWN, student_width=24, teacher_widths=[32], seed=1)
     with pytest.raises(TrainingSetupError, match=r"has no projections\.safetensors"):
         own.load(tmp_path)
     own.save(tmp_path)
     with pytest.raises(
         TrainingSetupError, match=r"should hold the projections \{'shared'.*it holds \{'hidden_states_s1"
     ):
-        Projections(SHARED, student_width=24, teacher_width=32, seed=1).load(tmp_path)
+        Projections(SHARED, student_width=24, teacher_widths=[32], seed=1).load(tmp_path)
 
 
 def test_what_cannot_train_them_is_refused(make_args):

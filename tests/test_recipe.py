@@ -6,7 +6,7 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
-from distil_trainer import Alignment, Schedule
+from distil_trainer import Alignment, Schedule, methods
 from distil_trainer.errors import RecipeError
 from distil_trainer.recipe import DistillRecipe, FinetuneRecipe, load_recipe
 
@@ -214,7 +214,7 @@ def test_schedules_are_written_as_mappings(load):
     change = "alignments=[{feature: logits, loss: kl, weight: {start: 0, end: 1, shape: cosine}}]"
     recipe = load(DISTILL, change, "task_weight={start: 1, end: 0.5, begin: 0.5}", cls=DistillRecipe)
     assert recipe.alignments[0].weight == Schedule(start=0.0, end=1.0, shape="cosine")
-    assert recipe.terms(teacher_layers=6)[1] == Schedule(start=1.0, end=0.5, begin=0.5)
+    assert recipe.terms(6)[1] == Schedule(start=1.0, end=0.5, begin=0.5)
 
 
 def test_a_fine_tuning(load):
@@ -270,6 +270,8 @@ def test_a_recipe_written_out_is_the_same_recipe(load, text, cls):
         ("student.vocabulary={max_size: 0}", "student.vocabulary.max_size: expected at least 1; came 0."),
         ("teacher.model_class=AutoModelForCTC", "teacher.model_class: expected one of AutoModel, "),
         ("teacher.attn_implementation=fast", "teacher.attn_implementation: expected one of eager, "),
+        ("teacher_weights=[1, 2]", "a positive number for each of 1; got (1.0, 2.0)"),
+        ("other_teachers=[{name: b}]", "say whose layer is meant, with teacher=1 to 2"),
         ("data.files=[]", "data.files: expected files, hub_id or prepared; came ()."),
         ("data.mlm_probability=15", "data.mlm_probability: expected between 0 and 1; came 15.0."),
         ("data.max_examples=0", "data.max_examples: expected at least 1, or null for all; came 0."),
@@ -286,6 +288,19 @@ def test_distillations_that_are_refused(load, override, message):
     assert message in load_error(load, DISTILL, override, cls=DistillRecipe)
 
 
+def test_several_teachers(load):
+    taught = "alignments=[{feature: logits, loss: kl}]"
+    recipe = load(DISTILL, taught, "other_teachers=[{name: org/other}]", "teacher_weights=[3, 1]", cls=DistillRecipe)
+    assert [source.name for source in recipe.teachers] == ["org/teacher", "org/other"]
+    other = "other_teachers=[{name: org/other, dtype: float32}]"
+    assert "other_teachers[0].dtype: expected null, or" in load_error(load, DISTILL, taught, other, cls=DistillRecipe)
+    by_name = ("alignments=[]", "method=lightmbert", "other_teachers=[{name: org/other}]", "teacher_weights=[3, 1]")
+    alignments, _ = load(DISTILL, *by_name, cls=DistillRecipe).terms(6, 4)
+    assert alignments == methods.of_teachers(
+        methods.lightmbert, student_layers=3, teacher_layers=(6, 4), weights=(3, 1)
+    )
+
+
 def test_projections_are_true_false_or_shared(load):
     lines = "[{feature: hidden_states, student_layer: 3, teacher_layer: 6, projection: %s}]"
     for text, value in (("true", True), ("shared", "shared"), ("false", False)):
@@ -298,17 +313,17 @@ def test_projections_are_true_false_or_shared(load):
 def test_a_method_brings_its_task_weight_and_takes_options(load):
     options = "method_options={relation_heads: 8, teacher_layer: 5}"
     recipe = load(DISTILL, "alignments=[]", "method=minilmv2", options, cls=DistillRecipe)
-    alignments, task_weight = recipe.terms(teacher_layers=6)
+    alignments, task_weight = recipe.terms(6)
     assert [(a.name, a.relation_heads) for a in alignments] == [
         (f"{feature}_relation_s3_t5", 8) for feature in ("query", "key", "value")
     ]
     assert task_weight == 0
     recipe = load(DISTILL, "alignments=[]", "method=distilbert", cls=DistillRecipe)
-    assert recipe.terms(teacher_layers=6)[1] == 2
+    assert recipe.terms(6)[1] == 2
     recipe = load(DISTILL, "alignments=[]", "method=distilbert", "task_weight=0.5", cls=DistillRecipe)
-    assert recipe.terms(teacher_layers=6)[1] == 0.5
+    assert recipe.terms(6)[1] == 0.5
     recipe = load(DISTILL, cls=DistillRecipe)
-    assert recipe.terms(teacher_layers=6) == (recipe.alignments, 0.0)
+    assert recipe.terms(6) == (recipe.alignments, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -36,22 +36,44 @@ class LogitRows(NamedTuple):
     bias: Tensor | None = None
 
 
-Logits = Tensor | LogitRows
+class LogitMean(NamedTuple):
+    """Logits of several models as those of one: their mean, weighted.
+
+    A loss between predictions takes the mean of the probabilities at its temperature T, sum over i of
+    w_i softmax(z_i / T), as logits T log(mean); the MSE of logits takes the mean of the logits, sum over i of w_i z_i.
+
+    Shapes: each of `logits` [..., V] or `LogitRows`; `weights` as many positive numbers with the sum 1. V vocabulary.
+
+    Source: Distilling the Knowledge in a Neural Network (arXiv 1503.02531) section 1, soft targets of an ensemble.
+    """
+
+    logits: "tuple[Tensor | LogitRows, ...]"
+    weights: tuple[float, ...]
+
+
+Logits = Tensor | LogitRows | LogitMean
 Part = Callable[[Tensor, Tensor, float, bool], tuple[Tensor, Tensor | None]]
 
 
-def sum_over_rows(part: Part, student: Logits, teacher: Logits, mask: Tensor, temperature: float) -> SumCount:
+def sum_over_rows(
+    part: Part, student: Logits, teacher: Logits, mask: Tensor, temperature: float, *, of_probs: bool = True
+) -> SumCount:
     """The sum of `part` over the counted positions, and their number.
 
     `part(s, t, temperature, wanted)` is the loss on a few rows of logits, `s` of the student and `t` of the teacher,
     both [n, V], which it may overwrite: the sum over the rows, and its gradient with respect to `s` if it is `wanted`.
+    `of_probs` says what a `LogitMean` is the mean of: probabilities, or logits.
 
-    Shapes: `student`, `teacher` [..., V] or `LogitRows`; `mask` bool [...], True where counted. V vocabulary.
+    Shapes: `student` [..., V] or `LogitRows`, `teacher` that or a `LogitMean` of such; `mask` bool [...], True where
+    counted. V vocabulary.
 
     Raises:
         ValueError: the shapes do not agree, or `mask` is not boolean.
     """
-    ours, theirs = _Rows(student, torch.is_grad_enabled()), _Rows(teacher, False)
+    if isinstance(student, LogitMean):
+        raise ValueError("Expected the logits of one student, got a LogitMean: only teachers may be several.")
+    ours = _Rows(student, torch.is_grad_enabled())
+    theirs = _MeanRows(teacher, temperature if of_probs else None) if isinstance(teacher, LogitMean) else _Rows(teacher)
     check_shapes(ours.shape, theirs.shape, mask, _ADVICE)
     vocabulary, device = ours.shape[-1], mask.device
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
@@ -81,7 +103,7 @@ def sum_over_rows(part: Part, student: Logits, teacher: Logits, mask: Tensor, te
 class _Rows:
     """The rows of one model's logits, written where they are asked for, and the gradients of what they come from."""
 
-    def __init__(self, logits: Logits, gradient: bool) -> None:
+    def __init__(self, logits: Tensor | LogitRows, gradient: bool = False) -> None:
         hidden, weight, bias = self.inputs = logits if isinstance(logits, LogitRows) else (logits, None, None)
         self.present = [tensor for tensor in self.inputs if tensor is not None]
         self.shape = hidden.shape if weight is None else hidden.shape[:-1] + weight.shape[:1]
@@ -139,6 +161,36 @@ class _Rows:
         if bias is not None and self.d_bias is not None:
             total = with_gradient(total, bias, self.d_bias)
         return total
+
+
+class _MeanRows:
+    """The rows of the mean of several models' logits; of their probabilities, where a temperature is given."""
+
+    def __init__(self, mean: LogitMean, temperature: float | None) -> None:
+        self._models = [_Rows(logits) for logits in mean.logits]
+        if len({model.shape for model in self._models}) != 1 or len(mean.weights) != len(self._models):
+            shapes = ", ".join(str(tuple(model.shape)) for model in self._models)
+            raise ValueError(
+                f"Expected logits of one shape, and a weight for each, got {shapes} and {len(mean.weights)} weights: "
+                f"{_ADVICE}"
+            )
+        self._weights, self._temperature = mean.weights, temperature
+        self.present = [tensor for model in self._models for tensor in model.present]
+        self.shape = self._models[0].shape
+
+    def write(self, positions: Tensor, out: Tensor) -> None:
+        """Writes the mean at `positions` [n] into `out` [n, V]."""
+        one = torch.empty_like(out)
+        out.fill_(0.0 if self._temperature is None else -torch.inf)
+        for model, weight in zip(self._models, self._weights, strict=True):
+            model.write(positions, one)
+            if self._temperature is None:
+                out.add_(one, alpha=weight)
+            else:
+                log_probs = one.div_(self._temperature).log_softmax(-1).add_(math.log(weight))
+                torch.logaddexp(out, log_probs, out=out)
+        if self._temperature is not None:
+            out.mul_(self._temperature)
 
 
 class _GradientOnce(torch.autograd.Function):

@@ -3,7 +3,8 @@
 A logit of -inf in the teacher is a token it forbids: it has probability 0, and 0 * log 0 = 0.
 
 Either model's logits come whole, or as `LogitRows`: then they are formed a chunk of positions at a time, together with
-the gradient, and (positions x vocabulary) exists neither in the forward pass nor in the backward pass.
+the gradient, and (positions x vocabulary) exists neither in the forward pass nor in the backward pass. Several teachers
+give theirs together, as a `LogitMean`.
 """
 
 import math
@@ -87,7 +88,7 @@ def mse(student: Logits, teacher: Logits, mask: Tensor, temperature: float = 1.0
             f"Expected temperature 1.0 for the MSE of logits, got {temperature}: it only rescales this loss, "
             "so change its weight instead."
         )
-    return sum_over_rows(_mse, student, teacher, mask, temperature)
+    return sum_over_rows(_mse, student, teacher, mask, temperature, of_probs=False)
 
 
 def soft_cross_entropy(student: Logits, teacher: Logits, mask: Tensor, temperature: float = 1.0) -> SumCount:

@@ -7,9 +7,9 @@ from typing import Any, Literal, get_type_hints
 
 from transformers import TrainingArguments
 
-from distil_trainer.alignment import Alignment, check_alignments
+from distil_trainer.alignment import Alignment, check_alignments, check_teachers
 from distil_trainer.errors import RecipeError
-from distil_trainer.methods import METHODS, SETTINGS
+from distil_trainer.methods import METHODS, SETTINGS, of_teachers
 from distil_trainer.recipe.models import StudentSpec, TeacherSource, VocabularySpec, require_attention
 from distil_trainer.recipe.strict import PlacedError, check_text_keys, convert, join, refuse_unknown, require
 from distil_trainer.recipe.task import ScoredData, TaskData
@@ -125,6 +125,10 @@ class DistillRecipe:
 
     Attributes:
         teacher: where the teacher comes from.
+        other_teachers: further ones, which read the same tokens; an alignment counts them from 2 (`teacher: 2`). The
+            student starts from the first, and all compute in its `dtype`.
+        teacher_weights: of the first teacher and each other: in `method` the weight of its layers, and in the mean that
+            logits are compared with. Empty: equal ones.
         student: what the student is made of.
         data: the text.
         output_dir: where checkpoints, the student and the record go.
@@ -139,6 +143,8 @@ class DistillRecipe:
     """
 
     teacher: TeacherSource
+    other_teachers: tuple[TeacherSource, ...] = ()
+    teacher_weights: tuple[float, ...] = ()
     student: StudentSpec
     data: TextData
     output_dir: str
@@ -160,6 +166,10 @@ class DistillRecipe:
             require(self.method in METHODS, "method", f"one of {', '.join(METHODS)}", self.method)
         _check_options(self.method, self.method_options)
         check_alignments(self.alignments, student_layers=self.student.num_hidden_layers)
+        check_teachers(self.alignments, len(self.teachers), self.teacher_weights or None)
+        for number, other in enumerate(self.other_teachers):
+            where = f"other_teachers[{number}].dtype"
+            require(other.dtype in (None, self.teacher.dtype), where, "null, or the teacher's", other.dtype)
         if (vocabulary := self.student.vocabulary) is not None:
             is_prepared = self.data.prepared is not None
             expected = f"{str(is_prepared).lower()} {'with' if is_prepared else 'without'} data.prepared"
@@ -168,16 +178,26 @@ class DistillRecipe:
         _check_training(self.training, {"output_dir": "output_dir"})
         _check_stream(self.data, self.training)
 
-    def terms(self, teacher_layers: int) -> tuple[tuple[Alignment, ...], Scheduled]:
-        """What is compared with a teacher of so many blocks, and the weight of the student's own loss.
+    @property
+    def teachers(self) -> tuple[TeacherSource, ...]:
+        """All of them, as alignments count them."""
+        return (self.teacher, *self.other_teachers)
+
+    def terms(self, *teacher_layers: int) -> tuple[tuple[Alignment, ...], Scheduled]:
+        """What is compared with teachers of so many blocks, and the weight of the student's own loss.
 
         Raises:
             AlignmentError: the method cannot have these depths or options.
         """
         alignments, task_weight = self.alignments, 0.0
         if self.method is not None:
-            depths = {"student_layers": self.student.num_hidden_layers, "teacher_layers": teacher_layers}
-            alignments = METHODS[self.method](**depths, **self.method_options)
+            alignments = of_teachers(
+                METHODS[self.method],
+                student_layers=self.student.num_hidden_layers,
+                teacher_layers=teacher_layers,
+                weights=self.teacher_weights or None,
+                **self.method_options,
+            )
             task_weight = SETTINGS[self.method].task_weight
         return alignments, task_weight if self.task_weight is None else self.task_weight
 
@@ -202,6 +222,7 @@ class TaskStage:
         require(bool(self.roles), "roles", "student, undistilled or both", self.roles)
         require(bool(self.alignments), "alignments", "at least one", self.alignments)
         check_alignments(self.alignments)
+        check_teachers(self.alignments, 1)
         require(min(ends(self.task_weight)) >= 0, "task_weight", "0 or more", self.task_weight)
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from tiny_runs import ROOT
 
-from distil_trainer.alignment import check_alignments
+from distil_trainer.alignment import check_alignments, check_teachers
 from distil_trainer.methods import METHODS, SETTINGS
 from distil_trainer.recipe import DistillRecipe, load_recipe
 
@@ -22,8 +22,10 @@ def test_a_fragment_is_a_recipe(fragment, tmp_path):
         tree["alignments"] = []
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(tree))
-    alignments, task_weight = load_recipe(DistillRecipe, path).terms(teacher_layers=12)
+    recipe = load_recipe(DistillRecipe, path)
+    alignments, task_weight = recipe.terms(*[12] * len(recipe.teachers))
     check_alignments(alignments, student_layers=6, teacher_layers=12)
+    check_teachers(alignments, len(recipe.teachers))
     method = tree.get("method")
     if method is not None:
         assert task_weight == tree.get("task_weight", SETTINGS[method].task_weight)

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import transformers
-from conftest import tiny_config
+from conftest import tiny_config, word_tokenizer
 from safetensors.torch import load_file, save_file
 from tiny_runs import QUIET, ROOT, WORDS, recipes_with, save_model, script, write_lines
 from transformers import BertForMaskedLM, BertForPreTraining, BertModel
@@ -158,6 +158,33 @@ def test_both_models_compute_attention_as_the_recipe_says(tmp_path, monkeypatch)
     monkeypatch.setattr(DistillationTrainer, "train", watched)
     script("distill").main(str(path), [*distill_overrides(path, tmp_path), "teacher.attn_implementation=eager"])
     assert found == ["eager", "eager"]
+
+
+def test_several_teachers(tmp_path, capsys):
+    path = ROOT / "recipes" / "quickstart" / "distill.yaml"
+    overrides = [*distill_overrides(path, tmp_path), "method=lightmbert", "teacher_weights=[3, 1]"]
+    overrides.append(f"other_teachers=[{{name: {save_model(tmp_path / 'other', blocks=4)}, title: Other}}]")
+    script("distill").main(str(path), overrides)
+    record = Record.load(tmp_path / "student" / "distillation.json")
+    assert [(a.name, a.weight) for a in record.alignments][::2] == [
+        ("hidden_states_s3_t6_teacher1", 0.75),
+        ("hidden_states_s3_t4_teacher2", 0.25),
+    ]
+    assert [(teacher.name, teacher.layers) for teacher in record.other_teachers] == [("Other", 4)]
+    assert "student block 3 learns attention from teacher 2: block 4 (mse, weight 0.25)" in capsys.readouterr().out
+
+
+def test_teachers_with_other_pieces_are_refused(tmp_path):
+    path = ROOT / "recipes" / "quickstart" / "distill.yaml"
+    save_model(tmp_path / "other", blocks=4)
+    word_tokenizer(WORDS[::-1]).save_pretrained(tmp_path / "other")
+    overrides = [
+        *distill_overrides(path, tmp_path),
+        "method=lightmbert",
+        f"other_teachers=[{{name: {tmp_path / 'other'}}}]",
+    ]
+    with pytest.raises(RecipeError, match=r"other_teachers\[0\]: expected the vocabulary of .*teacher, because all"):
+        script("distill").main(str(path), overrides)
 
 
 def test_missing_text_is_named(tmp_path):
