@@ -138,7 +138,8 @@ def pkd(
     ones before the last (`"last"`: 7 to 11). Give the trainer `task_weight=1 - alpha`, which is 0.3.
 
     The defaults are what the authors' code sets for RTE: alpha 0.7, T = 10, and beta 500 times the mean over the 5
-    layers and 768 dimensions, which is 0.13 times this sum. (The code also averages the KL over the classes; here it is
+    layers and 768 dimensions, which is 0.13 times this sum. They searched alpha 0.2, 0.5, 0.7, T 5, 10, 20 and beta 10,
+    100, 500, 1000. (The code also averages the KL over the classes; here it is
     the paper's sum.) The student starts from the first blocks of BERT before fine-tuning, not of the teacher.
 
     Args:
@@ -152,8 +153,9 @@ def pkd(
     Raises:
         AlignmentError: as `lightmbert`; or `strategy` is unknown, or the depths do not fit it.
 
-    Source: the authors' `KD_loss.py`, `NLI_KD_training.py` and `argument_parser.py`; `"last"` and the start from the
-        first blocks: section 3 of the paper, not verified.
+    Source: the authors' `KD_loss.py`, `NLI_KD_training.py`, `argument_parser.py` and `run_student_patience.py` (zero-based
+        blocks 1, 3, 5, 7, 9); `"last"` from the abstract. Which blocks the last ones are, and the start from the first
+        blocks: section 3 of the paper, not verified.
     """
     _check_depths(student_layers, teacher_layers)
     require_choice("strategy", strategy, ("skip", "last"))

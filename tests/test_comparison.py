@@ -26,7 +26,15 @@ def test_retention_compares_only_what_can_be_compared():
 
 def test_runs_are_joined_by_seed_and_kept_apart_by_settings():
     runs = [
-        tuned(evaluations=[evaluation(role, {seed: score})], hyperparameters={"learning_rate": rate, "seed": seed})
+        tuned(
+            evaluations=[evaluation(role, {seed: score})],
+            hyperparameters={
+                "learning_rate": rate,
+                "seed": seed,
+                "logging_steps": seed,
+                "dataloader_num_workers": seed,
+            },
+        )
         for role, seed, score, rate in [
             ("teacher", 1, 0.5, 1.0),
             ("teacher", 2, 0.5, 1.0),
