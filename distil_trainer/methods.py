@@ -153,9 +153,9 @@ def pkd(
     Raises:
         AlignmentError: as `lightmbert`; or `strategy` is unknown, or the depths do not fit it.
 
-    Source: the authors' `KD_loss.py`, `NLI_KD_training.py`, `argument_parser.py` and `run_student_patience.py` (zero-based
-        blocks 1, 3, 5, 7, 9); `"last"` from the abstract. Which blocks the last ones are, and the start from the first
-        blocks: section 3 of the paper, not verified.
+    Source: the authors' `KD_loss.py`, `NLI_KD_training.py`, `argument_parser.py` and `run_student_patience.py` (blocks
+        1, 3, 5, 7, 9, counted from 0); `"last"` from the abstract. Which blocks the last ones are, and the start from
+        the first blocks: section 3 of the paper, not verified.
     """
     _check_depths(student_layers, teacher_layers)
     require_choice("strategy", strategy, ("skip", "last"))
