@@ -1,7 +1,7 @@
 """How much of a sentence encoder survives distillation: all-MiniLM-L6-v2 cut to 3 blocks, scored on STS-B.
 
     python benchmarks/sts.py --text en_train.txt.gz --pairs stsb_validation.jsonl.gz --out sts.json [--setting NAME]
-        [--methods] [--save FOLDER] [--attention eager]
+        [--methods] [--steps N] [--save FOLDER] [--attention eager]
 
 `--text` holds one sentence a line (plain or gzip); `--pairs` JSONL (plain or gzip) with sentence_1, sentence_2, label.
 The score is Spearman's rank correlation between the labels and the cosine of mean-pooled embeddings. `--methods`
@@ -17,7 +17,7 @@ import gzip
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +184,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--setting", action="append", choices=SETTINGS | METHODS, help="default: all of them")
     parser.add_argument("--methods", action="store_true", help="the published methods instead of the settings")
+    parser.add_argument("--steps", type=int, help="so many instead of the setting's own")
     parser.add_argument("--save", type=Path, help="where to keep the students")
     parser.add_argument("--attention", choices=("sdpa", "eager"), help="of both models; default: transformers' own")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -197,17 +198,23 @@ def main() -> None:
     print(f"undistilled  {score(undistilled(teacher), tokenizer, pairs):.4f}", flush=True)
     rows = []
     settings = SETTINGS | METHODS
+    if arguments.steps:
+        settings = {name: replace(setting, steps=arguments.steps) for name, setting in settings.items()}
     for name in arguments.setting or (METHODS if arguments.methods else SETTINGS):
         for seed in arguments.seeds:
             data = examples(sentences, tokenizer, settings[name], seed)
+            before = time.process_time()  # here other work on the machine does not count
             student, seconds = distil(settings[name], data, teacher, tokenizer, seed, arguments.out.with_suffix(".run"))
+            cpu_seconds = time.process_time() - before
             if arguments.save:
                 folder = arguments.save / f"{name.replace(' ', '-')}-{seed}"
                 student.save_pretrained(folder)
                 tokenizer.save_pretrained(folder)
-            result = {"setting": name, "seed": seed, "spearman": score(student, tokenizer, pairs), "seconds": seconds}
+            result = {"setting": name, "seed": seed, "spearman": score(student, tokenizer, pairs)}
+            result |= {"seconds": seconds, "cpu_seconds": cpu_seconds}
             rows.append(result | asdict(settings[name]))
-            print(f"{name:40s} seed {seed}  {result['spearman']:.4f}  {seconds:.0f} s", flush=True)
+            spent = f"{seconds:.0f} s, {cpu_seconds:.0f} s of CPU"
+            print(f"{name:40s} seed {seed}  {result['spearman']:.4f}  {spent}", flush=True)
             save(arguments.out, {"rows": rows})
 
 
