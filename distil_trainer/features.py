@@ -34,7 +34,7 @@ from distil_trainer.attention_calls import (
 from distil_trainer.blocks import blocks, has_two_stacks
 from distil_trainer.errors import CaptureError
 from distil_trainer.head import HeadRows, LanguageModelHead, logits_of
-from distil_trainer.losses import Heads, LogitMean, LogitRows
+from distil_trainer.losses import Heads, LogitMean, LogitRows, TopLogits
 from distil_trainer.projection import Projections
 
 
@@ -53,8 +53,8 @@ class Features:
         heads: layer -> queries, keys, values, scaling and visible pairs of its self-attention.
         changes: layer -> what the model does to the scores besides, where it does anything.
         logits: [B, T, V], or [B, C] for a classifier; [1, N, V] where the head ran on N aligned rows only, or what
-            they are formed from; None when nothing reads logits or the model has no head. Of several teachers together
-            the mean.
+            they are formed from, or the largest of them; None when nothing reads logits or the model has no head. Of
+            several teachers together the mean.
         is_narrow: whether `logits` holds the aligned rows only.
         has_decoder: whether the logits are those of a decoder behind an encoder.
     """
@@ -63,7 +63,7 @@ class Features:
     projected: dict[str, Tensor] = field(default_factory=dict)
     heads: dict[Place, Heads] = field(default_factory=dict)
     changes: dict[Place, ScoreChange] = field(default_factory=dict)
-    logits: Tensor | LogitRows | LogitMean | None = None
+    logits: Tensor | LogitRows | LogitMean | TopLogits | None = None
     is_narrow: bool = False
     has_decoder: bool = False
 

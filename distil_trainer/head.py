@@ -152,8 +152,12 @@ class LanguageModelHead:
 
     def _take(self, embedding: Any, args: tuple[Tensor]) -> tuple[Tensor]:
         aligned = len(self._rows.aligned)
-        self._taken = LogitRows(args[0][:, :aligned], embedding.weight, embedding.bias)
+        self._taken = self.rows_of(args[0][:, :aligned])
         return (args[0][:, aligned:],)
+
+    def rows_of(self, hidden: Tensor) -> LogitRows:
+        """The logits that a plain head forms from what its output embedding is given, [..., D]."""
+        return LogitRows(hidden, self._embedding.weight, self._embedding.bias)
 
     def aligned(self, outputs: Any) -> LogitRows | Tensor | None:
         """The logits [1, N, V] of the aligned rows of the forward that gave `outputs`, or what they are formed from."""

@@ -26,6 +26,7 @@ from distil_trainer.positions import UNITS, count_positions
 from distil_trainer.run_record import record_run
 from distil_trainer.schedule import Schedule, Scheduled, is_number, value_at
 from distil_trainer.teacher import Teacher, fast_dtype, forward_columns, load_teacher, reader_for, reads_logits
+from distil_trainer.teacher_cache import CachedTeacher, TeacherCache
 from distil_trainer.terms import Term, compute_term, logit_mask, taught_by
 
 
@@ -56,6 +57,8 @@ class DistillationTrainer(LearningTrainer):
         kept_ids: for a student in a smaller vocabulary (`distil_trainer.vocabulary`): for each of its ids the teacher's
             id of the same piece. Batches hold the student's ids; the teacher is given its own, and its logits are those
             of the kept pieces, so that its probabilities are taken among them.
+        teacher_cache: keep what the alignments read of the teacher in this folder, or as a `TeacherCache` says, so that
+            later epochs and later runs on the same inputs need not run it; see docs/teacher_cache.md.
         page_facts: what the page says besides what the run itself tells: arguments of `run_record.record_run`, such as
             `{"method": "lightmbert", "student": {"license": "apache-2.0"}, "data": [DataFacts(...)]}`.
         **kwargs: everything else that `Trainer` takes.
@@ -68,6 +71,7 @@ class DistillationTrainer(LearningTrainer):
         unreached: parameters of the student that no loss reaches, by name; frozen while `train` runs.
         projections: the learned maps of alignments with `projection`; parameters of the student while `train` runs,
             never saved with it. None without any.
+        cached_teacher: answers in the teacher's place where there is a `teacher_cache`; else None.
 
     Overrides of `Trainer`: `train` (checks), `compute_loss`, `_get_num_items_in_batch` (counts positions),
     `prediction_step` and `evaluation_loop` (exact averages of every term), `log` (adds the terms),
@@ -91,6 +95,7 @@ class DistillationTrainer(LearningTrainer):
         teacher_dtype: torch.dtype | None = None,
         balance_terms: bool = False,
         kept_ids: Sequence[int] | None = None,
+        teacher_cache: TeacherCache | str | os.PathLike[str] | None = None,
         page_facts: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -147,6 +152,9 @@ class DistillationTrainer(LearningTrainer):
                 self.add_callback(self._balance)
             self._student_reader()
             self.loss_is_scaled_for_ga = True
+        self.cached_teacher: CachedTeacher | None = None
+        if teacher_cache is not None:
+            self._keep_features(teacher_cache)
         self._training_terms, self._evaluation_terms = Meter(), Meter()
 
     def _make_teacher(
@@ -169,6 +177,17 @@ class DistillationTrainer(LearningTrainer):
             compile_options=options if self.args.torch_compile else None,
             kept_ids=kept_ids,
         )
+
+    def _keep_features(self, cache: TeacherCache | str | os.PathLike[str]) -> None:
+        if len(self.teachers) != 1:
+            raise TrainingSetupError(
+                f"teacher_cache keeps what alignments read of one teacher; there are {len(self.teachers)}. Pass one "
+                "teacher_model and alignments, or leave teacher_cache out."
+            )
+        if not isinstance(cache, TeacherCache):
+            cache = TeacherCache(folder=os.fspath(cache))
+        self.cached_teacher = CachedTeacher(self.teachers[0], self.alignments, cache)
+        self.add_callback(self.cached_teacher)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; refuses a run in which nothing could be learned.
@@ -208,7 +227,8 @@ class DistillationTrainer(LearningTrainer):
         inputs = with_decoder_ids(self.model, inputs, is_read=any(a.stack != "encoder" for a in self.alignments))
         step_counts = self._count([inputs]) if num_items_in_batch is None else num_items_in_batch
         rows = None if return_outputs else self._head_rows(inputs)
-        teachers = [teacher(inputs, rows) for teacher in self.teachers]
+        answering = self.teachers if self.cached_teacher is None else (self.cached_teacher,)
+        teachers = [teacher(inputs, rows) for teacher in answering]
         student, outputs, task_loss = self._student_forward(model, inputs, rows, whole=return_outputs)
         with self.accelerator.autocast():
             terms = {

@@ -32,6 +32,7 @@ from distil_trainer.facts import (
     scheduled_facts,
     settings_facts,
 )
+from distil_trainer.fingerprint import weights_hash
 from distil_trainer.recipe import FinetuneRecipe, TaskStage, load_recipe, load_tokenizer, model_path
 from distil_trainer.record import Evaluation, Record
 from distil_trainer.speed import measure_speeds
@@ -43,7 +44,6 @@ from distil_trainer.tasks.finished import (
     depends_on,
     load_scores,
     save_scores,
-    weights_hash,
 )
 from distil_trainer.tasks.splits import Split, read_splits, sampled
 from distil_trainer.vocabulary import match_pieces

@@ -11,11 +11,12 @@ import pytest
 import distil_trainer
 
 PACKAGE = Path(distil_trainer.__file__).parent
-LEAVES = {"errors", "blocks", "files"}  # every module may import these
+LEAVES = {"errors", "blocks", "files", "fingerprint"}  # every module may import these
 ALLOWED = {
     "errors": set(),
     "blocks": set(),
     "files": set(),
+    "fingerprint": set(),
     "plain": set(),
     "losses": {"losses"},
     "schedule": set(),
@@ -44,6 +45,17 @@ ALLOWED = {
     "compatibility": {"alignment"},
     "teacher": {"alignment", "features", "head", "projection", "word_tables"},
     "terms": {"alignment", "features", "losses", "positions", "schedule"},
+    "teacher_cache": {
+        "alignment",
+        "features",
+        "head",
+        "losses",
+        "positions",
+        "schedule",
+        "teacher",
+        "teacher_cache",
+        "terms",
+    },
     "facts": {"plain", "record", "schedule"},
     "speed": {"facts", "record"},
     "plots": {"record"},
@@ -71,6 +83,7 @@ ALLOWED = {
         "run_record",
         "schedule",
         "teacher",
+        "teacher_cache",
         "terms",
     },
     "data": set(),

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from distil_trainer.losses import attention, hidden, logits, relation
 from distil_trainer.losses._common import SumCount
-from distil_trainer.losses._rows import LogitMean, LogitRows
+from distil_trainer.losses._rows import LogitMean, LogitRows, TopLogits, top_logits
 from distil_trainer.losses.attention import Heads
 
-__all__ = ["LOSSES", "Heads", "LogitMean", "LogitRows", "Loss", "SumCount"]
+__all__ = ["LOSSES", "Heads", "LogitMean", "LogitRows", "Loss", "SumCount", "TopLogits", "top_logits"]
 
 
 class Loss(NamedTuple):

@@ -51,31 +51,63 @@ class LogitMean(NamedTuple):
     weights: tuple[float, ...]
 
 
+class TopLogits(NamedTuple):
+    """The k largest logits of each position, and one that stands for all others together.
+
+    The softmax of the k + 1 is the distribution over the k tokens and "any other". It is the same whatever is added to
+    all logits of a position. `rest` belongs to one temperature T: it is T * log of the sum of exp(logit / T) over the
+    other tokens.
+
+    Shapes: `values` [..., k]; `tokens` int64 [..., k], which of the vocabulary they are; `rest` [...].
+    """
+
+    values: Tensor
+    tokens: Tensor
+    rest: Tensor
+
+
 Logits = Tensor | LogitRows | LogitMean
 Part = Callable[[Tensor, Tensor, float, bool], tuple[Tensor, Tensor | None]]
 
 
 def sum_over_rows(
-    part: Part, student: Logits, teacher: Logits, mask: Tensor, temperature: float, *, of_probs: bool = True
+    part: Part,
+    student: Logits,
+    teacher: Logits | TopLogits,
+    mask: Tensor,
+    temperature: float,
+    *,
+    of_probs: bool = True,
+    takes_top: bool = False,
 ) -> SumCount:
     """The sum of `part` over the counted positions, and their number.
 
     `part(s, t, temperature, wanted)` is the loss on a few rows of logits, `s` of the student and `t` of the teacher,
     both [n, V], which it may overwrite: the sum over the rows, and its gradient with respect to `s` if it is `wanted`.
-    `of_probs` says what a `LogitMean` is the mean of: probabilities, or logits.
+    `of_probs` says what a `LogitMean` is the mean of: probabilities, or logits. Of `TopLogits`, which only a loss that
+    `takes_top` accepts, it gets k + 1 events instead of V tokens: each of the k, and any other.
 
-    Shapes: `student` [..., V] or `LogitRows`, `teacher` that or a `LogitMean` of such; `mask` bool [...], True where
-    counted. V vocabulary.
+    Shapes: `student` [..., V] or `LogitRows`, `teacher` that, a `LogitMean` of such or `TopLogits`; `mask` bool [...],
+    True where counted. V vocabulary.
 
     Raises:
-        ValueError: the shapes do not agree, or `mask` is not boolean.
+        ValueError: the shapes do not agree, `mask` is not boolean, or the loss needs more than `TopLogits`.
     """
     if isinstance(student, LogitMean):
         raise ValueError("Expected the logits of one student, got a LogitMean: only teachers may be several.")
+    tokens = None
+    if isinstance(teacher, TopLogits):
+        if not takes_top:
+            raise ValueError(
+                "Expected all of the teacher's logits, got the largest of each position: only kl and "
+                "soft_cross_entropy can be computed from these."
+            )
+        tokens = teacher.tokens.reshape(-1, teacher.tokens.shape[-1])
+        teacher = torch.cat([teacher.values, teacher.rest[..., None]], dim=-1)
     ours = _Rows(student, torch.is_grad_enabled())
     theirs = _MeanRows(teacher, temperature if of_probs else None) if isinstance(teacher, LogitMean) else _Rows(teacher)
-    check_shapes(ours.shape, theirs.shape, mask, _ADVICE)
     vocabulary, device = ours.shape[-1], mask.device
+    check_shapes(ours.shape, theirs.shape if tokens is None else (*theirs.shape[:-1], vocabulary), mask, _ADVICE)
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         positions = mask.flatten().nonzero().squeeze(-1)  # on a GPU the one point where the host waits
         dtype = working_dtype(*ours.present, *theirs.present)
@@ -85,19 +117,65 @@ def sum_over_rows(
         chunks = math.ceil(len(positions) * vocabulary / budget)
         rows = math.ceil(len(positions) / max(chunks, 1))
         few = max(budget // _PARTS // vocabulary, 1)
-        buffers = torch.empty(2, rows, vocabulary, dtype=dtype, device=device)
+        buffers = [torch.empty(rows, shape[-1], dtype=dtype, device=device) for shape in (ours.shape, theirs.shape)]
         for chunk in positions.split(max(rows, 1)):
-            s, t = buffers[:, : len(chunk)]
+            s, t = (buffer[: len(chunk)] for buffer in buffers)
             ours.write(chunk, s)
             theirs.write(chunk, t)
-            for few_s, few_t in zip(s.split(few), t.split(few), strict=True):
-                value, gradient = part(few_s, few_t, temperature, ours.wanted)
+            for few_s, few_t, places in zip(s.split(few), t.split(few), chunk.split(few), strict=True):
+                if tokens is None:
+                    value, gradient = part(few_s, few_t, temperature, ours.wanted)
+                else:
+                    value, gradient = _of_events(part, few_s, few_t, tokens[places], temperature, ours.wanted)
                 total += value
                 if gradient is not None:
                     few_s.copy_(gradient)
             if ours.wanted:
                 ours.add_gradient(chunk, s, budget)
     return ours.attach(total), torch.full_like(total, len(positions))
+
+
+def top_logits(logits: Tensor | LogitRows, k: int, temperature: float) -> TopLogits:
+    """The k largest logits of each position, less the largest, and the one that stands for the others.
+
+    Shapes: `logits` [..., V] or `LogitRows` -> [..., k]. V vocabulary.
+
+    Raises:
+        ValueError: there are no more than k logits.
+    """
+    rows = _Rows(logits)
+    vocabulary, device = rows.shape[-1], rows.hidden.device
+    if not 0 < k < vocabulary:
+        raise ValueError(
+            f"Expected k from 1 to below {vocabulary}, the number of logits, got {k}: leave it out for all."
+        )
+    found = []
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        for chunk in torch.arange(len(rows.hidden), device=device).split(max(_CHUNK // vocabulary, 1)):
+            whole = torch.empty(len(chunk), vocabulary, dtype=working_dtype(*rows.present), device=device)
+            rows.write(chunk, whole)
+            values, tokens = whole.topk(k)
+            rest = temperature * whole.div_(temperature).scatter_(-1, tokens, -torch.inf).logsumexp(-1)
+            found.append((values - values[:, :1], tokens, rest - values[:, 0]))
+    values, tokens, rest = (torch.cat(parts) for parts in zip(*found, strict=True))
+    shape = rows.shape[:-1]
+    return TopLogits(values.view(*shape, k), tokens.view(*shape, k), rest.view(shape))
+
+
+def _of_events(
+    part: Part, s: Tensor, t: Tensor, tokens: Tensor, temperature: float, wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """`part` of the distributions over k tokens and "any other": its sum, and its gradient with respect to `s`.
+
+    Shapes: `s` [n, V]; `t` [n, k + 1], the last for any other; `tokens` int64 [n, k].
+    """
+    others = (s / temperature).scatter_(-1, tokens, -torch.inf)
+    rest = others.logsumexp(-1, keepdim=True)
+    value, gradient = part(torch.cat([s.gather(-1, tokens), temperature * rest], -1), t, temperature, wanted)
+    if gradient is None:
+        return value, None
+    shares = others.sub_(rest).exp_()  # of each other token in the rest
+    return value, shares.mul_(gradient[:, -1:]).scatter_(-1, tokens, gradient[:, :-1])
 
 
 class _Rows:

@@ -5,6 +5,11 @@ A logit of -inf in the teacher is a token it forbids: it has probability 0, and 
 Either model's logits come whole, or as `LogitRows`: then they are formed a chunk of positions at a time, together with
 the gradient, and (positions x vocabulary) exists neither in the forward pass nor in the backward pass. Several teachers
 give theirs together, as a `LogitMean`.
+
+Of the teacher, `kl` and `soft_cross_entropy` also take the k largest logits of each position (`TopLogits`). They then
+compare k + 1 events: each of the k tokens, and any other. That is the least divergence which a teacher with these k
+logits and this rest could have: at most that of the whole distributions, and 0 for a student that gives the k tokens
+and all others together the teacher's probabilities. How to share out the rest among the others it does not tell.
 """
 
 import math
@@ -13,16 +18,17 @@ import torch
 from torch import Tensor
 
 from distil_trainer.losses._common import SumCount
-from distil_trainer.losses._rows import Logits, sum_over_rows
+from distil_trainer.losses._rows import Logits, TopLogits, sum_over_rows
 
 
-def kl(student: Logits, teacher: Logits, mask: Tensor, temperature: float = 1.0) -> SumCount:
+def kl(student: Logits, teacher: Logits | TopLogits, mask: Tensor, temperature: float = 1.0) -> SumCount:
     """Kullback-Leibler divergence of the predictions, KL(teacher || student).
 
     Sums T^2 * KL(softmax(teacher / T) || softmax(student / T)) over the counted positions, with T the temperature:
     the T^2 keeps the size of the gradient the same for every temperature.
 
-    Shapes: `student`, `teacher` [..., V] or `LogitRows`; `mask` bool [...], True where counted. V vocabulary.
+    Shapes: `student`, `teacher` [..., V] or `LogitRows`, `teacher` also `TopLogits` of this temperature; `mask` bool
+    [...], True where counted. V vocabulary.
     Unit: positions.
 
     Raises:
@@ -31,7 +37,7 @@ def kl(student: Logits, teacher: Logits, mask: Tensor, temperature: float = 1.0)
     Source: Distilling the Knowledge in a Neural Network (arXiv 1503.02531) section 2.
     """
     _check_temperature(temperature)
-    return sum_over_rows(_kl, student, teacher, mask, temperature)
+    return sum_over_rows(_kl, student, teacher, mask, temperature, takes_top=True)
 
 
 def reverse_kl(student: Logits, teacher: Logits, mask: Tensor, temperature: float = 1.0) -> SumCount:
@@ -91,13 +97,16 @@ def mse(student: Logits, teacher: Logits, mask: Tensor, temperature: float = 1.0
     return sum_over_rows(_mse, student, teacher, mask, temperature, of_probs=False)
 
 
-def soft_cross_entropy(student: Logits, teacher: Logits, mask: Tensor, temperature: float = 1.0) -> SumCount:
+def soft_cross_entropy(
+    student: Logits, teacher: Logits | TopLogits, mask: Tensor, temperature: float = 1.0
+) -> SumCount:
     """Cross entropy of the student's predictions under the teacher's.
 
     Sums T^2 * -sum over V of softmax(teacher / T) * log_softmax(student / T) over the counted positions, with T the
     temperature. It is `kl` plus the teacher's entropy, so the same gradient, and not 0 for equal predictions.
 
-    Shapes: `student`, `teacher` [..., V] or `LogitRows`; `mask` bool [...], True where counted. V vocabulary.
+    Shapes: `student`, `teacher` [..., V] or `LogitRows`, `teacher` also `TopLogits` of this temperature; `mask` bool
+    [...], True where counted. V vocabulary.
     Unit: positions.
 
     Raises:
@@ -106,7 +115,7 @@ def soft_cross_entropy(student: Logits, teacher: Logits, mask: Tensor, temperatu
     Source: TinyBERT (arXiv 1909.10351) section 3, prediction-layer distillation, at T = 1; the factor T^2 is ours.
     """
     _check_temperature(temperature)
-    return sum_over_rows(_soft_cross_entropy, student, teacher, mask, temperature)
+    return sum_over_rows(_soft_cross_entropy, student, teacher, mask, temperature, takes_top=True)
 
 
 def _check_temperature(temperature: float) -> None:

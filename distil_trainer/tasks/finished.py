@@ -11,16 +11,15 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
 from distil_trainer.errors import RecordError
 from distil_trainer.files import write_atomically
+from distil_trainer.fingerprint import config_values, weights_hash
 
 Scores = dict[str, dict[str, float]]  # by split and metric
 _WITHOUT_EFFECT = re.compile(r"logging_.*|report_to|run_name|disable_tqdm|dataloader_(pin_memory|num_workers)")
-_FROM_WHERE = ("_name_or_path", "transformers_version")  # of a config, and no part of the model
 
 
 def depends_on(
@@ -37,20 +36,11 @@ def depends_on(
     """
     return {
         "weights": weights_hash(model),
-        "config": {k: v for k, v in model.config.to_dict().items() if k not in _FROM_WHERE},
+        "config": config_values(model),
         **{f"data of {name}": content for name, content in data.items()},
         **{f"training.{name}": value for name, value in training.items() if not _WITHOUT_EFFECT.fullmatch(name)},
         **others,
     }
-
-
-def weights_hash(model: PreTrainedModel) -> str:
-    """A hash of the weights of a model, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def content_hash(rows: Dataset) -> str:
