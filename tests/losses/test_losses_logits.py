@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from distil_trainer.losses import LogitRows, _rows, logits
+from distil_trainer.losses import LogitRows, TopLogits, _rows, logits, top_logits
 
 MASK = torch.tensor([[1, 1, 1], [1, 0, 0]], dtype=torch.bool)
 
@@ -324,3 +324,75 @@ def test_rows_of_different_vocabularies_are_refused():
         logits.kl(student, LogitRows(teacher.hidden, teacher.weight[:30]), WIDE)
     with pytest.raises(ValueError, match=r"mask of shape \(5, 7\).*got \(7,\)"):
         logits.kl(student, teacher, WIDE[0])
+
+
+# What follows: a teacher of which the k largest logits are known, and what stands for all others.
+
+
+def test_the_largest_logits_by_hand():
+    teacher = torch.tensor([[1.0, 4.0, 2.0, 3.0]], dtype=torch.float64)
+    top = top_logits(teacher, 2, temperature=2.0)
+    assert top.tokens.tolist() == [[1, 3]]
+    assert top.values.tolist() == [[0.0, -1.0]]  # less the largest
+    assert top.rest.item() == pytest.approx(2 * math.log(math.exp((1 - 4) / 2) + math.exp((2 - 4) / 2)))
+
+
+def test_k_events_and_any_other_by_hand():
+    p = [0.5, 0.25, 0.15, 0.1]  # the teacher's: two tokens, and 0.25 for the others together
+    q = [0.2, 0.4, 0.1, 0.3]  # the student's
+    student = torch.tensor([q], dtype=torch.float64).log().requires_grad_()
+    teacher = top_logits(torch.tensor([p], dtype=torch.float64).log(), 2, temperature=1.0)
+    total, count = logits.kl(student, teacher, torch.tensor([True]))
+    assert count == 1
+    by_hand = 0.5 * math.log(0.5 / 0.2) + 0.25 * math.log(0.25 / 0.4) + 0.25 * math.log(0.25 / 0.4)
+    assert total.item() == pytest.approx(by_hand)
+    assert by_hand < divergence(p, q)
+    total.backward()
+    # the student's probability, less the teacher's; the rest is shared out as the student does it
+    assert student.grad[0].tolist() == pytest.approx([0.2 - 0.5, 0.4 - 0.25, 0.1 - 0.25 / 4, 0.3 - 0.25 * 3 / 4])
+    entropy = logits.soft_cross_entropy(student, teacher, torch.tensor([True]))[0] - total
+    assert entropy.item() == pytest.approx(-0.5 * math.log(0.5) - 2 * 0.25 * math.log(0.25))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("loss", [logits.kl, logits.soft_cross_entropy])
+def test_gradcheck_with_the_largest_logits(loss, temperature):
+    teacher = top_logits(make(2), 3, temperature)
+    assert torch.autograd.gradcheck(lambda x: loss(x, teacher, MASK, temperature)[0], [make(1).requires_grad_()])
+
+
+def test_all_logits_but_one_say_everything():
+    student, teacher = make(1), make(2)
+    expected = logits.kl(student, teacher, MASK, 2.0)
+    torch.testing.assert_close(logits.kl(student, top_logits(teacher, 4, 2.0), MASK, 2.0), expected)
+
+
+def test_a_student_that_agrees_on_the_events_has_no_loss():
+    student = make(1).requires_grad_()
+    total, _ = logits.kl(student, top_logits(student.detach(), 2, 2.0), MASK, 2.0)
+    assert total.item() == pytest.approx(0, abs=1e-12)
+    assert torch.autograd.grad(total, student)[0].abs().max() < 1e-12
+
+
+def test_the_largest_logits_are_formed_in_chunks(monkeypatch):
+    monkeypatch.setattr(_rows, "_CHUNK", 3 * VOCABULARY)
+    student, teacher = rows(1, 8), rows(2, 6)
+    with torch.no_grad():
+        top, expected = top_logits(teacher, 5, 2.0), top_logits(whole(teacher), 5, 2.0)
+    torch.testing.assert_close(top, expected)
+    in_chunks = logits.kl(student, top, WIDE, 2.0)
+    gradients = torch.autograd.grad(in_chunks[0], leaves(student))
+    by_whole = logits.kl(whole(student), expected, WIDE, 2.0)
+    torch.testing.assert_close(in_chunks, by_whole)
+    torch.testing.assert_close(gradients, torch.autograd.grad(by_whole[0], leaves(student)))
+
+
+def test_the_largest_logits_are_not_enough_for_other_losses():
+    top = top_logits(make(2), 2, 1.0)
+    for loss in (logits.reverse_kl, logits.js, logits.mse):
+        with pytest.raises(ValueError, match="got the largest of each position: only kl and soft_cross_entropy"):
+            loss(make(1), top, MASK)
+    with pytest.raises(ValueError, match=r"\(2, 3, 5\) and \(3, 5\)"):
+        logits.kl(make(1), TopLogits(*(tensor[0] for tensor in top)), MASK)
+    with pytest.raises(ValueError, match="k from 1 to below 5"):
+        top_logits(make(2), 5, 1.0)

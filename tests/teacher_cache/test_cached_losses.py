@@ -212,3 +212,29 @@ def test_smaller_dtypes_round_and_give_the_same_whether_a_row_was_there_or_not(m
     for name in expected:
         if "loss" in name:
             assert found[name] == filled[name] == pytest.approx(expected[name], rel=0.02)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize("positions", ["tokens", "labels"])
+def test_the_largest_logits(make_args, tmp_path, positions, temperature):
+    alignment = Alignment(feature="logits", loss="kl", temperature=temperature, positions=positions)
+    teacher = bert()
+    cache = TeacherCache(folder=str(tmp_path / "cache"), dtype="float32", top_k=5)
+    trainer = trainer_of(make_args, teacher, [alignment], cache=cache)
+    found = [trainer.evaluate()["eval_loss"]]
+    whole = {"compute_metrics": lambda prediction: {"size": prediction.predictions.shape[-1]}}
+    found.append(trainer_of(make_args, teacher, [alignment], cache=cache, student=trainer.model, **whole).evaluate())
+    batch = pad_batch(ragged_examples(ROWS))
+    mask = (batch["labels"] != -100) if positions == "labels" else batch["attention_mask"].bool()
+    with torch.no_grad():
+        s, t = (
+            model.eval()(batch["input_ids"], batch["attention_mask"]).logits[mask] for model in (trainer.model, teacher)
+        )
+    places = t.topk(5).indices
+    events = []
+    for logits in (s, t):
+        p = (logits.double() / temperature).softmax(-1).gather(-1, places)
+        events.append(torch.cat([p, 1 - p.sum(-1, keepdim=True)], -1))
+    by_hand = temperature**2 * (events[1] * (events[1] / events[0]).log()).sum(-1).mean().item()
+    assert found[0] == pytest.approx(by_hand, rel=1e-5)
+    assert found[1]["eval_loss"] == pytest.approx(by_hand, rel=1e-5)
