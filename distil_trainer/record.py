@@ -224,6 +224,7 @@ class Record(CheckedFields):
         taught: roles that learned the alignments on the task, from the teacher fine-tuned with the same seed.
         balanced: whether the terms were given gradients of the same norm.
         teacher_dtype: what the teacher computed in, as torch calls it.
+        teacher_cache: what its features were kept in, where they were. top_logits: how many of its logits, if not all.
         never_trained: parameter name -> its share of the student's parameters. Empty: all were trained.
         data, evaluations: what it learned from, and how good the models are.
         hyperparameters: those that differ from the default of `TrainingArguments`; arguments: all of them.
@@ -252,6 +253,8 @@ class Record(CheckedFields):
     taught: tuple[Role, ...] = ()
     balanced: bool | None = None
     teacher_dtype: str | None = None
+    teacher_cache: str | None = None
+    top_logits: int | None = None
     never_trained: dict[str, float] | None = None
     data: tuple[DataFacts, ...] = ()
     hyperparameters: dict[str, Any] = field(default_factory=dict)

@@ -63,6 +63,8 @@ def record_run(
         alignments=alignment_facts(trainer.alignments),
         balanced=trainer.balance_terms or None,
         teacher_dtype=str(trainer.teacher.model.dtype).removeprefix("torch.") if trainer.teacher is not None else None,
+        teacher_cache=trainer.cached_teacher.cache.dtype if trainer.cached_teacher is not None else None,
+        top_logits=trainer.cached_teacher.cache.top_k if trainer.cached_teacher is not None else None,
         never_trained=_never_trained(trainer),
         data=tuple(data),
         emissions=measured_emissions(trainer.callback_handler.callbacks),

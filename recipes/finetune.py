@@ -46,6 +46,7 @@ from distil_trainer.tasks.finished import (
     save_scores,
 )
 from distil_trainer.tasks.splits import Split, read_splits, sampled
+from distil_trainer.teacher_cache import TeacherCache
 from distil_trainer.vocabulary import match_pieces
 
 RECORD = "finetune.json"
@@ -113,7 +114,7 @@ def main(path: str, overrides: list[str]) -> None:
             teacher = teacher_of(recipe, role, seed)
             others: dict[str, Any] = dict(launch)
             if recipe.task_stage and teacher is not None:
-                others |= {"task_stage": asdict(recipe.task_stage), "teacher": weights_hash(teacher)}
+                others |= {"task_stage": stage_values(recipe.task_stage), "teacher": weights_hash(teacher)}
             depends = depends_on(model, encoded[role].hashes, recipe.training, others)
             run, file = f"{role}, seed {seed}", score_file(recipe, role, seed)
             if file in finished:
@@ -251,6 +252,21 @@ def teacher_of(recipe: FinetuneRecipe, role: str, seed: int) -> PreTrainedModel 
     )
 
 
+def cache_of(stage: TaskStage, role: str, seed: int, kept_ids: tuple[int, ...] | None) -> TeacherCache | None:
+    """Where what a teacher computes is kept: for each seed another, and for tokens that only this role has."""
+    if stage.teacher_cache is None:
+        return None
+    name = f"teacher-{seed}" if kept_ids is None else f"teacher-{seed}-for-{role}"
+    return replace(stage.teacher_cache, folder=str(Path(stage.teacher_cache.folder) / name))
+
+
+def stage_values(stage: TaskStage) -> dict[str, Any]:
+    """All of a task stage that the scores depend on."""
+    values = asdict(stage)
+    cache = values.pop("teacher_cache")
+    return values if cache is None else {**values, "teacher_cache": {k: v for k, v in cache.items() if k != "folder"}}
+
+
 def finetune(
     recipe: FinetuneRecipe,
     role: str,
@@ -274,7 +290,7 @@ def finetune(
     }
     if teacher is not None and stage is not None:
         options |= {"teacher_model": teacher, "alignments": stage.alignments, "task_weight": stage.task_weight}
-        options["kept_ids"] = kept_ids
+        options |= {"kept_ids": kept_ids, "teacher_cache": cache_of(stage, role, seed, kept_ids)}
     trainer = SameOrder(**options) if teacher is None else TaughtInSameOrder(**options)
     trainer.train()
     return trainer
@@ -307,6 +323,8 @@ def record_of(
         seeds=recipe.seeds,
         taught=stage.roles if stage else (),
         alignments=alignment_facts(stage.alignments) if stage else (),
+        teacher_cache=stage.teacher_cache.dtype if stage and stage.teacher_cache else None,
+        top_logits=stage.teacher_cache.top_k if stage and stage.teacher_cache else None,
         evaluations=tuple(
             evaluation(recipe, splits[key], metric, role, {seed: found[key][metric] for seed, found in runs.items()})
             for key in splits

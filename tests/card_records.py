@@ -61,6 +61,8 @@ def distilled(**changes):
         "task_weight": 0,
         "balanced": True,
         "teacher_dtype": "bfloat16",
+        "teacher_cache": "float16",
+        "top_logits": 64,
         "never_trained": {"cls.bias": 0.01},
         "data": [
             {"name": "Gigaword", "role": "train", "url": "https://example.org/g w", "license": "cc-by-4.0",

@@ -90,7 +90,7 @@ ALLOWED = {
     "corpora": {"corpora"},
     "metrics": {"data"},
     "hub_data": set(),
-    "recipe": {"alignment", "facts", "methods", "recipe", "record", "schedule"},
+    "recipe": {"alignment", "facts", "methods", "recipe", "record", "schedule", "teacher_cache"},
     "tasks": {"data", "hub_data", "metrics", "recipe", "record", "tasks"},
     "text": {"corpora", "data", "hub_data", "recipe", "record", "text"},
 }

@@ -61,6 +61,8 @@ def full_record(**changes):
         "task_weight": 0,
         "balanced": True,
         "teacher_dtype": "bfloat16",
+        "teacher_cache": "float16",
+        "top_logits": 64,
         "never_trained": {"cls.bias": 0.01},
         "data": [{"name": "Åäö", "role": "train", "hub_id": "me/text", "language": ("sv",), "tokens": 5}],
         "hyperparameters": {"learning_rate": np.float32(0.5), "list": [1, (2, None)], "nested": {"a": True}},

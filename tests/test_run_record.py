@@ -6,6 +6,7 @@ from transformers import BertModel
 from distil_trainer import DistillationTrainer, Record, build_student, methods, student_config
 from distil_trainer.page import write_page
 from distil_trainer.run_record import record_run
+from distil_trainer.teacher_cache import TeacherCache
 from distil_trainer.width import important_units
 
 
@@ -35,7 +36,7 @@ def test_a_record_holds_the_facts_of_the_run(trainer):
     assert record.provenance.frozen == ("embeddings",)
     assert [term.name for term in record.alignments] == ["hidden_states_s2_t4", "attention_probs_s2_t4"]
     assert record.hyperparameters["learning_rate"] == 2e-3
-    assert (record.balanced, record.teacher_dtype) == (None, "float32")
+    assert (record.balanced, record.teacher_dtype, record.teacher_cache) == (None, "float32", None)
     assert record.steps == 3
     assert record.tokens == sum(len(example["input_ids"]) for example in ragged_examples(24))
     assert len(record.loss_curve["loss/hidden_states_s2_t4"]) == 3
@@ -50,7 +51,7 @@ def test_parameters_that_got_no_gradient_are_named(trainer):
     assert set(record_run(trainer).never_trained) == {"pooler.dense.weight", "pooler.dense.bias"}
 
 
-def test_the_teacher_is_as_it_is_stored_whatever_it_computed_in(make_args):
+def test_the_teacher_is_as_it_is_stored_whatever_it_computed_and_is_kept_in(make_args, tmp_path):
     teacher = tiny_model(BertModel)
     trainer = DistillationTrainer(
         model=build_student(teacher, student_config(teacher.config, num_hidden_layers=2)),
@@ -58,9 +59,11 @@ def test_the_teacher_is_as_it_is_stored_whatever_it_computed_in(make_args):
         teacher_model=teacher,
         teacher_dtype=torch.bfloat16,
         alignments=methods.lightmbert(student_layers=2, teacher_layers=4),
+        teacher_cache=TeacherCache(folder=str(tmp_path / "cache"), dtype="float16"),
     )
     record = record_run(trainer)
     assert (record.teacher.dtype, record.teacher_dtype) == ("float32", "bfloat16")
+    assert (record.teacher_cache, record.top_logits) == ("float16", None)
 
 
 def test_a_page_without_matplotlib_has_no_picture(trainer, tmp_path, monkeypatch, caplog):

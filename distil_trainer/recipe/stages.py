@@ -16,6 +16,7 @@ from distil_trainer.recipe.task import ScoredData, TaskData
 from distil_trainer.recipe.text import TextData
 from distil_trainer.record import HUB_ID
 from distil_trainer.schedule import Scheduled, ends
+from distil_trainer.teacher_cache import TeacherCache
 
 _STATE = "trainer_state.json"  # what Trainer writes last of a checkpoint
 
@@ -137,6 +138,8 @@ class DistillRecipe:
         alignments: what is compared, each with the fields of `distil_trainer.Alignment`; else give `method`.
         task_weight: weight of the student's own loss on labels; null takes the method's, or 0 with `alignments`.
         balance_terms: give all terms gradients of the same norm (`distil_trainer.DistillationTrainer`).
+        teacher_cache: keep what is compared of the teacher in a folder, `{folder: runs/cache}` with the fields of
+            `distil_trainer.teacher_cache.TeacherCache`; for text that comes again as it was, without masks drawn anew.
         save_undistilled: keep the student as it is before it learns, in `output_dir/undistilled`: what to compare with.
         training: `transformers.TrainingArguments`, as they are called there.
         resume: go on from the newest checkpoint in `output_dir`, if there is one.
@@ -153,6 +156,7 @@ class DistillRecipe:
     alignments: tuple[Alignment, ...] = ()
     task_weight: Scheduled | None = None
     balance_terms: bool = False
+    teacher_cache: TeacherCache | None = None
     save_undistilled: bool = False
     training: dict[str, Any] = field(default_factory=dict)
     resume: bool = False
@@ -167,6 +171,8 @@ class DistillRecipe:
         _check_options(self.method, self.method_options)
         check_alignments(self.alignments, student_layers=self.student.num_hidden_layers)
         check_teachers(self.alignments, len(self.teachers), self.teacher_weights or None)
+        one = self.teacher_cache is None or not self.other_teachers
+        require(one, "teacher_cache", "null: it keeps what is compared of one teacher", "other_teachers")
         for number, other in enumerate(self.other_teachers):
             where = f"other_teachers[{number}].dtype"
             require(other.dtype in (None, self.teacher.dtype), where, "null, or the teacher's", other.dtype)
@@ -210,6 +216,7 @@ class TaskStage:
         roles: who learns from it.
         alignments: what is compared on the batches of the task, each with the fields of `distil_trainer.Alignment`.
         task_weight: weight of the labels themselves.
+        teacher_cache: as in `DistillRecipe`; each seed's teacher has a folder of its own in that.
 
     Source: TinyBERT (arXiv 1909.10351) section 3.2, which has it in two steps: layers, then logits.
     """
@@ -217,6 +224,7 @@ class TaskStage:
     roles: tuple[Literal["student", "undistilled"], ...] = ("student",)
     alignments: tuple[Alignment, ...]
     task_weight: Scheduled = 1.0
+    teacher_cache: TeacherCache | None = None
 
     def __post_init__(self) -> None:
         require(bool(self.roles), "roles", "student, undistilled or both", self.roles)

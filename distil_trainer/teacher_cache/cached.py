@@ -39,6 +39,7 @@ class CachedTeacher(TrainerCallback):
         cache: where its features are kept.
 
     Attributes:
+        teacher, cache: as they were given.
         hits, misses: rows that were there, and rows that were not.
 
     Raises:
@@ -47,7 +48,7 @@ class CachedTeacher(TrainerCallback):
 
     def __init__(self, teacher: Teacher, alignments: Sequence[Alignment], cache: TeacherCache) -> None:
         check_supported(teacher, alignments, cache)
-        self.teacher = teacher
+        self.teacher, self.cache = teacher, cache
         self.hits = self.misses = 0
         dtype: torch.dtype = getattr(torch, cache.dtype)
         self._rows = CachedRows(teacher.reader, alignments, dtype, cache.top_k)

@@ -306,6 +306,21 @@ def test_the_fine_tuned_teacher_teaches(finetune, sentences, tmp_path, capsys):
     assert "taught student: logits, " in both
 
 
+def test_what_the_teachers_predict_is_kept_for_each_seed(finetune, sentences, tmp_path, capsys):
+    stage = LESSON | {"teacher_cache": {"folder": str(tmp_path / "cache")}}
+    recipe = ner(sentences) | {"save_models": True, "task_stage": stage}
+    record = finetune(recipe)
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["teacher-1", "teacher-2"]
+    assert all(list(folder.glob("shard-*.safetensors")) for folder in (tmp_path / "cache").iterdir())
+    assert record.teacher_cache == "bfloat16"
+    capsys.readouterr()
+    elsewhere = f"task_stage.teacher_cache.folder={tmp_path / 'elsewhere'}"
+    finetune(recipe, "resume=true", elsewhere)
+    assert capsys.readouterr().out.count("taken over from") == 4
+    finetune(recipe, "seeds=[1]", "resume=true", elsewhere, "task_stage.teacher_cache.dtype=float32")
+    assert "student-1.json: task_stage\n" in capsys.readouterr().out
+
+
 def test_the_teacher_alone_is_enough(finetune, sentences, capsys):
     """Without a weight of its labels the student learns the task from what the teacher predicts."""
     stage = {"task_stage": LESSON | {"task_weight": 0.0}, "save_models": True, "seeds": [1]}
