@@ -69,7 +69,8 @@ class CachedRows:
 
         Raises:
             CaptureError: the teacher changes its attention scores, or sees different keys in different heads.
-            TrainingSetupError: a number is too large for float16, or there are no more logits than `top_k`.
+            TrainingSetupError: a number is too large for float16.
+            ValueError: there are no more logits than `top_k`.
         """
         if features.changes:
             raise CaptureError(

@@ -307,11 +307,11 @@ def test_the_fine_tuned_teacher_teaches(finetune, sentences, tmp_path, capsys):
 
 
 def test_what_the_teachers_predict_is_kept_for_each_seed(finetune, sentences, tmp_path, capsys):
-    stage = LESSON | {"teacher_cache": {"folder": str(tmp_path / "cache")}}
+    stage = LESSON | {"teacher_cache": {"folder": str(tmp_path / "kept")}}
     recipe = ner(sentences) | {"save_models": True, "task_stage": stage}
     record = finetune(recipe)
-    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["teacher-1", "teacher-2"]
-    assert all(list(folder.glob("shard-*.safetensors")) for folder in (tmp_path / "cache").iterdir())
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["teacher-1", "teacher-2"]
+    assert all(list(folder.glob("shard-*.safetensors")) for folder in (tmp_path / "kept").iterdir())
     assert record.teacher_cache == "bfloat16"
     capsys.readouterr()
     elsewhere = f"task_stage.teacher_cache.folder={tmp_path / 'elsewhere'}"

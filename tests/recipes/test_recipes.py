@@ -176,12 +176,12 @@ def test_several_teachers(tmp_path, capsys):
 
 def test_a_teacher_cache(tmp_path):
     path = ROOT / "recipes" / "quickstart" / "distill.yaml"
-    cache = [f"teacher_cache={{folder: {tmp_path / 'cache'}, dtype: float32}}"]
+    cache = [f"teacher_cache={{folder: {tmp_path / 'kept'}, dtype: float32}}"]
     script("distill").main(str(path), [*distill_overrides(path, tmp_path), *cache])
     record = Record.load(tmp_path / "student" / "distillation.json")
     assert (record.teacher_cache, record.top_logits) == ("float32", None)
     assert "computed once, and kept in `float32`." in (tmp_path / "student" / "README.md").read_text()
-    assert list((tmp_path / "cache").glob("shard-*.safetensors"))
+    assert list((tmp_path / "kept").glob("shard-*.safetensors"))
     for others, message in (
         ([f"other_teachers=[{{name: {tmp_path}}}]"], "teacher_cache: expected null: it keeps what is compared of one"),
         (["teacher_cache.dtype=int8"], "teacher_cache.dtype: expected one of float32, bfloat16, float16"),
