@@ -90,6 +90,7 @@ def main(path: str, overrides: list[str]) -> None:
         task_weight=task_weight,
         balance_terms=recipe.balance_terms,
         kept_ids=kept_ids,
+        on_nonfinite=recipe.on_nonfinite,
         train_dataset=text.train,
         eval_dataset=text.validation,
         data_collator=collator,

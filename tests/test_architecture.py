@@ -54,8 +54,11 @@ ALLOWED = {
     "card": {"comparison", "kept", "markdown", "record"},
     "page": {"card", "kept", "metadata", "plots", "record"},
     "hub": {"hub", "metadata", "plain", "record"},
-    "pushing": {"hub"},
-    "learning": {"alignment", "probe", "projection", "pushing", "reach", "teacher"},
+    "checkpoints": set(),
+    "surviving": {"checkpoints"},
+    "nonfinite": {"features", "losses", "positions", "surviving"},
+    "pushing": {"hub", "surviving"},
+    "learning": {"alignment", "nonfinite", "probe", "projection", "pushing", "reach", "teacher"},
     "run_record": {"facts", "record", "trainer"},  # the trainer for its type only
     "trainer": {
         "alignment",
@@ -66,6 +69,7 @@ ALLOWED = {
         "head",
         "learning",
         "meter",
+        "nonfinite",
         "page",
         "positions",
         "run_record",
@@ -77,7 +81,7 @@ ALLOWED = {
     "corpora": {"corpora"},
     "metrics": {"data"},
     "hub_data": set(),
-    "recipe": {"alignment", "facts", "methods", "recipe", "record", "schedule"},
+    "recipe": {"alignment", "checkpoints", "facts", "methods", "recipe", "record", "schedule"},
     "tasks": {"data", "hub_data", "metrics", "recipe", "record", "tasks"},
     "text": {"corpora", "data", "hub_data", "recipe", "record", "text"},
 }
