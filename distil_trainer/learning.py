@@ -10,11 +10,13 @@ from transformers.utils import logging
 
 from distil_trainer.alignment import Alignment
 from distil_trainer.errors import TrainingSetupError
+from distil_trainer.first_batches import first_batch
 from distil_trainer.nonfinite import FiniteTrainer
 from distil_trainer.probe import first_example, in_eval_mode, random_state_kept
 from distil_trainer.projection import Projections
 from distil_trainer.pushing import PushingTrainer
 from distil_trainer.reach import unreached_parameters
+from distil_trainer.schedule import Scheduled
 from distil_trainer.teacher import Teacher
 
 logger = logging.get_logger(__name__)
@@ -36,6 +38,7 @@ class LearningTrainer(FiniteTrainer, PushingTrainer):
 
     model: Any
     alignments: tuple[Alignment, ...]
+    task_weight: Scheduled
     teacher: Teacher | None = None
     projections: Projections | None = None
     unreached: dict[str, nn.Parameter]
@@ -84,7 +87,13 @@ class LearningTrainer(FiniteTrainer, PushingTrainer):
         with random_state_kept():
             loader = self.get_train_dataloader()
             # not accelerate's own iterator: it would put itself down as the one that training is in
-            batch = next(iter(getattr(loader, "base_dataloader", loader)))
+            batch = first_batch(
+                getattr(loader, "base_dataloader", loader),
+                self.alignments,
+                has_task=bool(self.task_weight),
+                vocabulary=getattr(self.model.config, "vocab_size", None),
+                shifts_labels=self._loss_shifts_labels,
+            )
         with in_eval_mode(self.model), torch.compiler.set_stance("force_eager"):  # layer drop would hide blocks
             example = self._prepare_inputs(first_example(batch))
             loss: Any = self.compute_loss(self.model, example)

@@ -173,7 +173,7 @@ def _bad_features(features: Features, inputs: Mapping[str, Any]) -> Iterator[str
         if layer in features.hidden_states and is_bad(features.hidden_states[layer], 1):
             yield f"hidden_states of {block}"
     logits = features.logits.hidden if isinstance(features.logits, LogitRows) else features.logits
-    if logits is not None and (not logits.isfinite().all() if features.is_narrow else is_bad(logits, 1)):
+    if isinstance(logits, Tensor) and (not logits.isfinite().all() if features.is_narrow else is_bad(logits, 1)):
         yield "logits"
 
 

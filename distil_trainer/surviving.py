@@ -1,6 +1,8 @@
 """A `Trainer` that loses no more than the steps since its last checkpoint, whenever it is killed."""
 
+import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,9 @@ class SurvivingTrainer(Trainer):
     The state of a checkpoint, its last file, names the files that were written before it, and holds the losses since
     the last log.
 
+    Raises:
+        CheckpointError: `args.output_dir` cannot be written.
+
     Overrides of `Trainer`: `train` (chooses and checks the checkpoint), `_save_checkpoint` (clears the place, and
     says what to do if it cannot be written), `_save_rng_state` (the last thing before the state).
     """
@@ -41,8 +46,10 @@ class SurvivingTrainer(Trainer):
     _total_loss_scalar: float
     _globalstep_last_logged: int
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, model: Any = None, args: Any = None, **kwargs: Any) -> None:
+        if args is not None:
+            check_writable(str(args.output_dir))
+        super().__init__(model, args, **kwargs)
         self.add_callback(_GoesOn(self))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -118,6 +125,19 @@ class SurvivingTrainer(Trainer):
         self._total_loss_scalar -= mean  # the `train_loss` of the end is that of the steps of this call
         self._globalstep_last_logged = since_log["step"]
         self._take_up_terms(since_log["terms"])
+
+
+def check_writable(folder: str) -> None:
+    """Raises CheckpointError, now and not after hours, if nothing can be written in a folder, which is made."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CheckpointError(
+            f"expected a folder to write checkpoints in, but {folder} is none: {error}. Give another output_dir, or "
+            "the rights to write there."
+        ) from error
 
 
 class _GoesOn(TrainerCallback):

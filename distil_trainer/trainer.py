@@ -14,7 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from distil_trainer.alignment import Alignment, check_alignments, check_teachers, teacher_shares
 from distil_trainer.balance import GradientBalance, shared_layer
 from distil_trainer.blocks import has_two_stacks
-from distil_trainer.compatibility import check_pair, refuse_data_parallel
+from distil_trainer.compatibility import check_pair, check_tokenizer, refuse_data_parallel
 from distil_trainer.decoder import with_decoder_ids
 from distil_trainer.errors import TrainingSetupError
 from distil_trainer.features import FeatureReader, Features
@@ -164,6 +164,8 @@ class DistillationTrainer(LearningTrainer):
     ) -> Teacher:
         """One teacher, loaded and checked, for the alignments that read it."""
         if isinstance(model, str):
+            if kept_ids is None:
+                check_tokenizer(model, self.processing_class)
             model = load_teacher(model, like=self.model, alignments=alignments)
             dtype = dtype or fast_dtype(self.args.device)
         check_pair(self.model, model, alignments, kept_ids)

@@ -39,10 +39,12 @@ ALLOWED = {
     "decoder": set(),
     "features": {"alignment", "attention_calls", "head", "losses", "projection"},
     "reach": set(),
+    "loading": set(),
+    "first_batches": {"alignment", "positions"},
     "importance": {"losses", "positions", "probe"},
     "balance": {"alignment"},
     "compatibility": {"alignment"},
-    "teacher": {"alignment", "features", "head", "projection", "word_tables"},
+    "teacher": {"alignment", "features", "head", "loading", "projection", "word_tables"},
     "terms": {"alignment", "features", "losses", "positions", "schedule"},
     "facts": {"plain", "record", "schedule"},
     "speed": {"facts", "record"},
@@ -58,7 +60,17 @@ ALLOWED = {
     "surviving": {"checkpoints"},
     "nonfinite": {"features", "losses", "positions", "surviving"},
     "pushing": {"hub", "surviving"},
-    "learning": {"alignment", "nonfinite", "probe", "projection", "pushing", "reach", "teacher"},
+    "learning": {
+        "alignment",
+        "first_batches",
+        "nonfinite",
+        "probe",
+        "projection",
+        "pushing",
+        "reach",
+        "schedule",
+        "teacher",
+    },
     "run_record": {"facts", "record", "trainer"},  # the trainer for its type only
     "trainer": {
         "alignment",
@@ -81,8 +93,8 @@ ALLOWED = {
     "corpora": {"corpora"},
     "metrics": {"data"},
     "hub_data": set(),
-    "recipe": {"alignment", "checkpoints", "facts", "methods", "recipe", "record", "schedule"},
-    "tasks": {"data", "hub_data", "metrics", "recipe", "record", "tasks"},
+    "recipe": {"alignment", "checkpoints", "facts", "loading", "methods", "recipe", "record", "schedule"},
+    "tasks": {"data", "hub_data", "loading", "metrics", "recipe", "record", "tasks"},
     "text": {"corpora", "data", "hub_data", "recipe", "record", "text"},
 }
 
