@@ -108,7 +108,7 @@ def _check_equal(
     subject = alignment.name if alignment else "student and teacher read the same input ids"
     raise AlignmentError(
         f"{subject}: {what} of the student is {student}, of the teacher {teacher}. "
-        f"{why.capitalize() + '. ' if why else ''}Build the student with `student_config` from this teacher, "
+        f"{why[:1].upper() + why[1:] + '. ' if why else ''}Build the student with `student_config` from this teacher, "
         "or drop this alignment."
     )
 

@@ -1,6 +1,6 @@
 """What the first batches tell of the data, before any step."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from itertools import islice
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distil_trainer.alignment import Alignment
 from distil_trainer.errors import DataError
-from distil_trainer.positions import UNITS, count_positions
+from distil_trainer.positions import UNITS, count_positions, label_mask
 
 _BATCHES = 16  # that are looked at until one has something to learn from
 _WITHOUT = {
@@ -36,8 +36,8 @@ def first_batch(
         shifts_labels: see `positions.count_positions`.
 
     Raises:
-        DataError: there is no batch; an id of the first is none of the student's; or none of the first 16 batches has
-            a position that counts for each of the losses.
+        DataError: there is no batch; labels are compared, and the batch has no such column; an id of the first is none
+            of the student's; or none of the first 16 batches has a position that counts for each of the losses.
     """
     needed = {"rows"} | {"labels" for a in alignments if a.positions == "labels"} | ({"task"} if has_task else set())
     first = None
@@ -45,6 +45,8 @@ def first_batch(
         if first is None:
             first = batch
             check_ids(batch, vocabulary)
+        if "labels" in needed:
+            label_mask(batch)  # raises where there is no such column
         counts = dict(zip(UNITS, count_positions([batch], shifts_labels=shifts_labels).tolist(), strict=True))
         needed = {unit for unit in needed if not counts[unit]}
         if not needed:
@@ -55,6 +57,12 @@ def first_batch(
         )
     unit = next(unit for unit in _WITHOUT if unit in needed)
     raise DataError(f"expected positions to learn from, but the first batches have {_WITHOUT[unit]}.")
+
+
+def check_rows(dataset: Any) -> None:
+    """Raises DataError if a data set is known to be empty."""
+    if isinstance(dataset, Sized) and not len(dataset):
+        raise DataError("expected training data with rows, got an empty data set; check how it was made.")
 
 
 def check_ids(batch: Mapping[str, Any], vocabulary: int | None) -> None:

@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from distil_trainer.alignment import Alignment
 from distil_trainer.errors import TrainingSetupError
-from distil_trainer.first_batches import first_batch
+from distil_trainer.first_batches import check_rows, first_batch
 from distil_trainer.nonfinite import FiniteTrainer
 from distil_trainer.probe import first_example, in_eval_mode, random_state_kept
 from distil_trainer.projection import Projections
@@ -45,6 +45,7 @@ class LearningTrainer(FiniteTrainer, PushingTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`."""
+        check_rows(self.train_dataset)
         self._release_unreached()
         self.unreached = {}
         try:
@@ -91,7 +92,7 @@ class LearningTrainer(FiniteTrainer, PushingTrainer):
                 getattr(loader, "base_dataloader", loader),
                 self.alignments,
                 has_task=bool(self.task_weight),
-                vocabulary=getattr(self.model.config, "vocab_size", None),
+                vocabulary=getattr(getattr(self.model, "config", None), "vocab_size", None),
                 shifts_labels=self._loss_shifts_labels,
             )
         with in_eval_mode(self.model), torch.compiler.set_stance("force_eager"):  # layer drop would hide blocks

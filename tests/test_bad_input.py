@@ -147,7 +147,7 @@ TRAINING = {
         AlignmentError,
         "BertModel has no head that gives any: load it with one",
     ),
-    "no rows": (lambda _: {"examples": Dataset.from_list([])}, DataError, "not one batch. Check the data set"),
+    "no rows": (lambda _: {"examples": Dataset.from_list([])}, DataError, "with rows, got an empty data set; check"),
     "padding alone": (
         lambda _: {"examples": without("attention_mask", 0)},
         DataError,
