@@ -38,6 +38,8 @@ def test_a_teacher_that_cannot_be_had_is_refused_with_a_remedy(hub, tmp_path):
         "only safetensors are read, no pickles.",
         "Its weights are damaged: download or save them again.",
     )
-    for message, remedy in zip(json.loads(run_client(hub, tmp_path, SCRIPT)), remedies, strict=True):
+    # else transformers asks another host to convert the pickle
+    messages = json.loads(run_client(hub, tmp_path, SCRIPT, timeout=120, DISABLE_SAFETENSORS_CONVERSION="1"))
+    for message, remedy in zip(messages, remedies, strict=True):
         assert "cannot be loaded as a model: " in message
         assert message.endswith(remedy)

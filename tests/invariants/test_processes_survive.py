@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import torch
 
+TESTS = Path(__file__).parents[1]
 SCRIPT = """
 import os
 import sys
@@ -49,7 +51,7 @@ os._exit(0)  # as in test_processes.py
 def test_two_processes_stop_skip_and_go_on_alike(tmp_path):
     (tmp_path / "train.py").write_text(SCRIPT)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.path.dirname(os.path.dirname(__file__))}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
     command = [*launcher, str(tmp_path / "train.py"), str(tmp_path)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-4000:]
