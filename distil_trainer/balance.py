@@ -60,6 +60,10 @@ class GradientBalance(TrainerCallback):
         square = shared.new_zeros((), dtype=torch.float32) if gradient is None else gradient.float().square().sum()
         self._squares[name] = self._squares.get(name, 0.0) + square
 
+    def forget_step(self) -> None:
+        """Forgets what was observed since the last step: it is left out."""
+        self._squares = {}
+
     def factors(self) -> Mapping[str, float]:
         """Term -> factor; a term that has had no gradient yet is not there (factor 1)."""
         norms = {name: mean**0.5 for name, mean in self._means.items() if mean > 0}

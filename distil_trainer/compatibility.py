@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
-from transformers import TrainingArguments
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
 
 from distil_trainer.alignment import Alignment, check_alignments
 from distil_trainer.blocks import STACKS, depth, has_two_stacks
@@ -67,6 +67,28 @@ def check_pair(
             _check_equal(alignment, key, ours, theirs, why)
 
 
+def check_tokenizer(teacher: str, own: Any) -> None:
+    """Raises AlignmentError where the student's tokenizer gives other ids than the one beside a teacher.
+
+    Args:
+        teacher: a Hub id or a folder; if it has no tokenizer nothing is checked.
+        own: the student's tokenizer; anything else is not checked.
+    """
+    if not isinstance(own, PreTrainedTokenizerBase):
+        return
+    try:
+        theirs = AutoTokenizer.from_pretrained(teacher).get_vocab()
+    except (OSError, ValueError):
+        return
+    other = next((piece for piece, number in own.get_vocab().items() if theirs.get(piece) != number), None)
+    if other is not None and len(theirs) > len(own.all_special_tokens):  # without files transformers makes an empty one
+        raise AlignmentError(
+            f"student and teacher read the same input ids, but {other!r} is {own.get_vocab()[other]} for the student's "
+            f"tokenizer, and {theirs.get(other, 'no piece')} for that of {teacher}. Give the teacher's as "
+            "processing_class, and tokenize the text with it; if the vocabulary was trimmed, pass its kept_ids."
+        )
+
+
 def _check_stacks(student: nn.Module, teacher: nn.Module, alignments: Sequence[Alignment]) -> None:
     for alignment in alignments:
         for role, model in (("student", student), ("teacher", teacher)):
@@ -86,7 +108,7 @@ def _check_equal(
     subject = alignment.name if alignment else "student and teacher read the same input ids"
     raise AlignmentError(
         f"{subject}: {what} of the student is {student}, of the teacher {teacher}. "
-        f"{why.capitalize() + '. ' if why else ''}Build the student with `student_config` from this teacher, "
+        f"{why[:1].upper() + why[1:] + '. ' if why else ''}Build the student with `student_config` from this teacher, "
         "or drop this alignment."
     )
 

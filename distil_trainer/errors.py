@@ -25,6 +25,14 @@ class TrainingSetupError(DistilTrainerError, ValueError):
     """Arguments of `DistillationTrainer` that do not fit together."""
 
 
+class CheckpointError(DistilTrainerError, RuntimeError):
+    """A checkpoint that cannot be written, or that no run can go on from. Older ones are as they were."""
+
+
+class NonFiniteError(DistilTrainerError, FloatingPointError):
+    """A loss, a gradient or a teacher's output that is NaN or infinite. The student is as it was before that step."""
+
+
 class DataError(DistilTrainerError, ValueError):
     """Data that cannot be used as it is."""
 

@@ -5,21 +5,24 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers.utils import logging
 
 from distil_trainer.alignment import Alignment
 from distil_trainer.errors import TrainingSetupError
+from distil_trainer.first_batches import check_rows, first_batch
+from distil_trainer.nonfinite import FiniteTrainer
 from distil_trainer.probe import first_example, in_eval_mode, random_state_kept
 from distil_trainer.projection import Projections
 from distil_trainer.pushing import PushingTrainer
 from distil_trainer.reach import unreached_parameters
+from distil_trainer.schedule import Scheduled
 from distil_trainer.teacher import Teacher
 
 logger = logging.get_logger(__name__)
 
 
-class LearningTrainer(PushingTrainer):
+class LearningTrainer(FiniteTrainer, PushingTrainer):
     """Which parameters `DistillationTrainer` learns.
 
     Attributes:
@@ -35,12 +38,14 @@ class LearningTrainer(PushingTrainer):
 
     model: Any
     alignments: tuple[Alignment, ...]
+    task_weight: Scheduled
     teacher: Teacher | None = None
     projections: Projections | None = None
     unreached: dict[str, nn.Parameter]
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`."""
+        check_rows(self.train_dataset)
         self._release_unreached()
         self.unreached = {}
         try:
@@ -83,9 +88,17 @@ class LearningTrainer(PushingTrainer):
         with random_state_kept():
             loader = self.get_train_dataloader()
             # not accelerate's own iterator: it would put itself down as the one that training is in
-            batch = next(iter(getattr(loader, "base_dataloader", loader)))
+            batch = first_batch(
+                getattr(loader, "base_dataloader", loader),
+                self.alignments,
+                has_task=bool(self.task_weight),
+                vocabulary=getattr(getattr(self.model, "config", None), "vocab_size", None),
+                shifts_labels=self._loss_shifts_labels,
+            )
         with in_eval_mode(self.model), torch.compiler.set_stance("force_eager"):  # layer drop would hide blocks
-            loss: Any = self.compute_loss(self.model, self._prepare_inputs(first_example(batch)))
+            example = self._prepare_inputs(first_example(batch))
+            loss: Any = self.compute_loss(self.model, example)
+            self._refuse_first(loss, example)
         found = unreached_parameters(loss, self.model)
         flags = torch.tensor([float(name in found) for name, _ in self.model.named_parameters()])
         everywhere = self._sum_over_processes(flags) == self.accelerator.num_processes
@@ -118,6 +131,3 @@ class LearningTrainer(PushingTrainer):
             teacher_widths=[teacher.config.hidden_size for teacher in teachers],
             seed=self.args.seed,
         ).to(self.args.device)
-
-    def _sum_over_processes(self, values: Tensor) -> Tensor:
-        return self.accelerator.reduce(values.to(self.args.device), reduction="sum")

@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from transformers import Trainer
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress, logging
 
 from distil_trainer.errors import DistilTrainerError
 from distil_trainer.hub import Published, prepare_repository, publish
+from distil_trainer.surviving import SurvivingTrainer
 
 logger = logging.get_logger(__name__)
 
 
-class PushingTrainer(Trainer):
+class PushingTrainer(SurvivingTrainer):
     """What `DistillationTrainer` does with the Hub. Only process 0 talks to it.
 
-    Overrides of `Trainer`: `init_hf_repo`, `push_to_hub`, `_push_from_checkpoint`, `_finish_current_push`.
+    Overrides of `Trainer`: `init_hf_repo`, `push_to_hub`, `_push_from_checkpoint`, `_finish_current_push`; for
+    checkpoints those of `surviving.SurvivingTrainer`.
     """
 
     push_in_progress: Any

@@ -12,6 +12,7 @@ from distil_trainer.alignment import RELATIONS, Alignment, Place
 from distil_trainer.errors import CaptureError, TrainingSetupError
 from distil_trainer.features import FeatureReader, Features
 from distil_trainer.head import HeadRows, without_adapters
+from distil_trainer.loading import loading
 from distil_trainer.projection import Projections
 from distil_trainer.word_tables import trim_embeddings
 
@@ -26,16 +27,18 @@ def load_teacher(name: str, *, like: nn.Module, alignments: Sequence[Alignment])
         alignments: what will be compared.
 
     Raises:
-        TrainingSetupError: logits are aligned and the student is not a transformers model.
+        TrainingSetupError: it cannot be loaded, or logits are aligned and the student is not a transformers model.
     """
     if not reads_logits(alignments):
-        return AutoModel.from_pretrained(name, use_safetensors=True, dtype="auto")
+        with loading(name, TrainingSetupError):
+            return AutoModel.from_pretrained(name, use_safetensors=True, dtype="auto")
     if not isinstance(like, PreTrainedModel):
         raise TrainingSetupError(
             f"cannot tell which head the teacher {name!r} needs, because the student is a {type(like).__name__}. "
             "Load the teacher yourself and pass the model."
         )
-    return type(like).from_pretrained(name, use_safetensors=True, dtype="auto")
+    with loading(name, TrainingSetupError):
+        return type(like).from_pretrained(name, use_safetensors=True, dtype="auto")
 
 
 def reader_for(

@@ -14,13 +14,14 @@ from transformers.trainer_utils import EvalLoopOutput
 from distil_trainer.alignment import Alignment, check_alignments, check_teachers, teacher_shares
 from distil_trainer.balance import GradientBalance, shared_layer
 from distil_trainer.blocks import has_two_stacks
-from distil_trainer.compatibility import check_pair, refuse_data_parallel
+from distil_trainer.compatibility import check_pair, check_tokenizer, refuse_data_parallel
 from distil_trainer.decoder import with_decoder_ids
 from distil_trainer.errors import TrainingSetupError
 from distil_trainer.features import FeatureReader, Features
 from distil_trainer.head import HeadRows
 from distil_trainer.learning import LearningTrainer
 from distil_trainer.meter import Meter
+from distil_trainer.nonfinite import OnNonFinite, bad_features, bad_parameters
 from distil_trainer.page import PAGE, write_page
 from distil_trainer.positions import UNITS, count_positions
 from distil_trainer.run_record import record_run
@@ -59,6 +60,8 @@ class DistillationTrainer(LearningTrainer):
             of the kept pieces, so that its probabilities are taken among them.
         teacher_cache: keep what the alignments read of the teacher in this folder, or as a `TeacherCache` says, so that
             later epochs and later runs on the same inputs need not run it; see docs/teacher_cache.md.
+        on_nonfinite: what to do where a loss or a gradient is NaN or infinite: "stop" before that step, with the batch
+            saved, or "skip" it; see `distil_trainer.nonfinite`.
         page_facts: what the page says besides what the run itself tells: arguments of `run_record.record_run`, such as
             `{"method": "lightmbert", "student": {"license": "apache-2.0"}, "data": [DataFacts(...)]}`.
         **kwargs: everything else that `Trainer` takes.
@@ -76,7 +79,8 @@ class DistillationTrainer(LearningTrainer):
     Overrides of `Trainer`: `train` (checks), `compute_loss`, `_get_num_items_in_batch` (counts positions),
     `prediction_step` and `evaluation_loop` (exact averages of every term), `log` (adds the terms),
     `_set_signature_columns_if_needed` (keeps what either model reads), `create_model_card`; for the optimizer those of
-    `learning.LearningTrainer`, and for the Hub those of `pushing.PushingTrainer`.
+    `learning.LearningTrainer`, for the Hub those of `pushing.PushingTrainer`, and for what may go wrong those of
+    `nonfinite.FiniteTrainer` and `surviving.SurvivingTrainer`.
     """
 
     model: Any  # the student: always the module itself, also where accelerate runs a wrapper of it
@@ -96,6 +100,7 @@ class DistillationTrainer(LearningTrainer):
         balance_terms: bool = False,
         kept_ids: Sequence[int] | None = None,
         teacher_cache: TeacherCache | str | os.PathLike[str] | None = None,
+        on_nonfinite: OnNonFinite = "stop",
         page_facts: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -109,7 +114,7 @@ class DistillationTrainer(LearningTrainer):
         self.balance_terms = balance_terms
         self.page_facts = dict(page_facts or {})
         self._weights = {alignment.name: alignment.weight for alignment in self.alignments} | {"task": self.task_weight}
-        super().__init__(model, args, **kwargs)
+        super().__init__(model, args, on_nonfinite=on_nonfinite, **kwargs)
         adds_means = len(self.label_names) > 1 and "labels" in self.label_names and self.compute_loss_func is None
         if self.alignments and self.task_weight and adds_means:
             raise TrainingSetupError(
@@ -156,6 +161,7 @@ class DistillationTrainer(LearningTrainer):
         if teacher_cache is not None:
             self._keep_features(teacher_cache)
         self._training_terms, self._evaluation_terms = Meter(), Meter()
+        self._terms_before_step = Meter()
 
     def _make_teacher(
         self,
@@ -166,6 +172,8 @@ class DistillationTrainer(LearningTrainer):
     ) -> Teacher:
         """One teacher, loaded and checked, for the alignments that read it."""
         if isinstance(model, str):
+            if kept_ids is None:
+                check_tokenizer(model, self.processing_class)
             model = load_teacher(model, like=self.model, alignments=alignments)
             dtype = dtype or fast_dtype(self.args.device)
         check_pair(self.model, model, alignments, kept_ids)
@@ -382,6 +390,34 @@ class DistillationTrainer(LearningTrainer):
             changing = {name: weight for name, weight in self._weights.items() if isinstance(weight, Schedule)}
             logs |= {f"weight/{name}": weight(self._progress_after(-1)) for name, weight in changing.items()}
         super().log(logs, start_time)
+
+    def _terms_since_log(self) -> dict[str, Any]:
+        return self._training_terms.sums(self._sum_over_processes)
+
+    def _take_up_terms(self, terms: dict[str, Any]) -> None:
+        share = float(self.args.process_index == 0)  # the others begin with zeros: they are summed
+        self._training_terms.load(terms, device=self.args.device, share=share)
+
+    def _begin_step(self) -> None:
+        self._terms_before_step = self._training_terms.copy()
+
+    def _forget_step(self) -> None:
+        self._training_terms = self._terms_before_step
+        if self._balance is not None:
+            self._balance.forget_step()
+
+    def _why(self, inputs: Mapping[str, Any]) -> str:
+        if self.teacher is None:
+            return super()._why(inputs)
+        inputs = self._prepare_inputs(dict(inputs))
+        inputs = with_decoder_ids(self.model, inputs, is_read=any(a.stack != "encoder" for a in self.alignments))
+        rows = self._head_rows(inputs)
+        for number, teacher in enumerate(self.teachers, 1):
+            found = bad_features(teacher(inputs, rows), inputs)
+            if found:
+                which = f"teacher {number}" if len(self.teachers) > 1 else "the teacher"
+                return f"; not finite in {which}: {', '.join(found + bad_parameters(teacher.model))}"
+        return super()._why(inputs)
 
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:

@@ -19,6 +19,7 @@ from distil_trainer.data import IGNORED_LABEL
 from distil_trainer.errors import RecipeError
 from distil_trainer.facts import model_facts, process_facts, training_facts
 from distil_trainer.head import LanguageModelHead
+from distil_trainer.nonfinite import FiniteTrainer
 from distil_trainer.recipe import AdaptRecipe, known_facts, load_model, load_recipe, load_tokenizer, newest_checkpoint
 from distil_trainer.record import DataFacts, Evaluation
 from distil_trainer.text import read_text
@@ -52,6 +53,7 @@ def main(path: str, overrides: list[str]) -> None:
         data_collator=collator,
         callbacks=[collator],
         processing_class=tokenizer,
+        on_nonfinite=recipe.on_nonfinite,
     )
     with LanguageModelHead(model).on_labels():  # most tokens have no label, and a head costs as much as the blocks
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -70,13 +72,14 @@ def main(path: str, overrides: list[str]) -> None:
     trainer.accelerator.end_training()
 
 
-class MaskedTokenTrainer(Trainer):
+class MaskedTokenTrainer(FiniteTrainer):
     """A `Trainer` whose loss is the mean over the masked tokens of a whole step, or of the whole validation text.
 
     `Trainer` leaves that to the model, and most models give the mean over their own batch instead: the sum of those
     grows with the number of batches of a step, and of processes.
 
-    Overrides of `Trainer`: `compute_loss`, `_get_num_items_in_batch`, `evaluation_loop`.
+    Overrides of `Trainer`: `compute_loss`, `_get_num_items_in_batch`, `evaluation_loop`, and those of
+    `nonfinite.FiniteTrainer`.
     """
 
     loss_is_scaled_for_ga = True

@@ -91,6 +91,7 @@ def main(path: str, overrides: list[str]) -> None:
         balance_terms=recipe.balance_terms,
         kept_ids=kept_ids,
         teacher_cache=recipe.teacher_cache,
+        on_nonfinite=recipe.on_nonfinite,
         train_dataset=text.train,
         eval_dataset=text.validation,
         data_collator=collator,

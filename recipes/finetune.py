@@ -33,6 +33,7 @@ from distil_trainer.facts import (
     settings_facts,
 )
 from distil_trainer.fingerprint import weights_hash
+from distil_trainer.nonfinite import FiniteTrainer
 from distil_trainer.recipe import FinetuneRecipe, TaskStage, load_recipe, load_tokenizer, model_path
 from distil_trainer.record import Evaluation, Record
 from distil_trainer.speed import measure_speeds
@@ -62,7 +63,7 @@ class Encoded:
     hashes: dict[str, str]
 
 
-class SameOrder(Trainer):
+class SameOrder(FiniteTrainer):
     """A Trainer that draws the order of the examples from the seed alone. Overrides `_get_train_sampler`.
 
     Grouped by length it would be drawn by the generator of dropout: from the second epoch on each model, and each of
@@ -287,6 +288,7 @@ def finetune(
         "data_collator": task.collator(data.tokenizer),
         "processing_class": data.tokenizer,
         "compute_metrics": task.metrics(names),
+        "on_nonfinite": recipe.on_nonfinite,
     }
     if teacher is not None and stage is not None:
         options |= {"teacher_model": teacher, "alignments": stage.alignments, "task_weight": stage.task_weight}

@@ -23,3 +23,21 @@ def test_sums_of_all_processes_are_reduced_together():
 
     assert meter.take(two_processes) == {"a": 2.0}
     assert shapes == [(1, 2)]
+
+
+def test_sums_are_taken_up_by_another_meter():
+    one, other = Meter(), Meter()
+    one.add("a", torch.tensor(0.1), torch.tensor(3))
+    other.load(one.sums(), device=torch.device("cpu"))
+    for meter in (one, other):
+        meter.add("a", torch.tensor(0.2), torch.tensor(4))
+    assert one.take() == other.take()
+    assert other.sums() == {}
+
+
+def test_a_copy_goes_on_by_itself():
+    meter = Meter()
+    meter.add("a", torch.tensor(1.0), torch.tensor(1))
+    copy = meter.copy()
+    meter.add("a", torch.tensor(torch.nan), torch.tensor(1))
+    assert copy.take() == {"a": 1.0}

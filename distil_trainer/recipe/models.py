@@ -11,6 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from distil_trainer.errors import RecipeError
 from distil_trainer.facts import cached_revision, hub_id
+from distil_trainer.loading import loading
 from distil_trainer.recipe.strict import require
 from distil_trainer.record import ModelFacts
 
@@ -191,13 +192,18 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
 
 
 def load_model(source: TeacherSource, model_class: str | None = None, *, from_scratch: bool = False) -> Any:
-    """The model, of another Auto class if one is named; with `from_scratch` its configuration with random weights."""
+    """The model, of another Auto class if one is named; with `from_scratch` its configuration with random weights.
+
+    Raises:
+        RecipeError: it cannot be loaded.
+    """
     auto_class = getattr(transformers, model_class or source.model_class)
     path, revision = model_path(source.name), source.revision or "main"
     attention: dict[str, Any] = {"attn_implementation": source.attn_implementation}
-    if from_scratch:
-        return auto_class.from_config(AutoConfig.from_pretrained(path, revision=revision), **attention)
-    return auto_class.from_pretrained(path, revision=revision, use_safetensors=True, **attention)
+    with loading(source.name, RecipeError):
+        if from_scratch:
+            return auto_class.from_config(AutoConfig.from_pretrained(path, revision=revision), **attention)
+        return auto_class.from_pretrained(path, revision=revision, use_safetensors=True, **attention)
 
 
 def known_facts(source: TeacherSource) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from transformers import TrainingArguments
 
 from distil_trainer.alignment import Alignment, check_alignments, check_teachers
+from distil_trainer.checkpoints import newest_whole
 from distil_trainer.errors import RecipeError
 from distil_trainer.methods import METHODS, SETTINGS, of_teachers
 from distil_trainer.recipe.models import StudentSpec, TeacherSource, VocabularySpec, require_attention
@@ -17,8 +17,6 @@ from distil_trainer.recipe.text import TextData
 from distil_trainer.record import HUB_ID
 from distil_trainer.schedule import Scheduled, ends
 from distil_trainer.teacher_cache import TeacherCache
-
-_STATE = "trainer_state.json"  # what Trainer writes last of a checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +94,9 @@ class AdaptRecipe:
         dropout: probability of every dropout layer (`torch.nn.Dropout`) while it is trained; null keeps the model's.
             What is saved has the model's in any case.
         training: `transformers.TrainingArguments`, as they are called there.
-        resume: go on from the newest checkpoint in `output_dir`, if there is one.
+        on_nonfinite: what to do where a loss or a gradient is NaN or infinite: stop, with the batch saved, or skip the
+            step.
+        resume: go on from the newest whole checkpoint in `output_dir`, if there is one.
     """
 
     model: TeacherSource
@@ -105,6 +105,7 @@ class AdaptRecipe:
     from_scratch: bool = False
     dropout: float | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    on_nonfinite: Literal["stop", "skip"] = "stop"
     resume: bool = False
 
     def __post_init__(self) -> None:
@@ -142,7 +143,9 @@ class DistillRecipe:
             `distil_trainer.teacher_cache.TeacherCache`; for text that comes again as it was, without masks drawn anew.
         save_undistilled: keep the student as it is before it learns, in `output_dir/undistilled`: what to compare with.
         training: `transformers.TrainingArguments`, as they are called there.
-        resume: go on from the newest checkpoint in `output_dir`, if there is one.
+        on_nonfinite: what to do where a loss or a gradient is NaN or infinite: stop, with the batch saved, or skip the
+            step.
+        resume: go on from the newest whole checkpoint in `output_dir`, if there is one.
     """
 
     teacher: TeacherSource
@@ -159,6 +162,7 @@ class DistillRecipe:
     teacher_cache: TeacherCache | None = None
     save_undistilled: bool = False
     training: dict[str, Any] = field(default_factory=dict)
+    on_nonfinite: Literal["stop", "skip"] = "stop"
     resume: bool = False
 
     def __post_init__(self) -> None:
@@ -251,6 +255,8 @@ class FinetuneRecipe:
         task_stage: who learns from the fine-tuned teacher besides the labels, and what; null: nobody.
         training: `transformers.TrainingArguments`, as they are called there.
         save_models: keep every fine-tuned model, as `output_dir/NAME-SEED`.
+        on_nonfinite: what to do where a loss or a gradient is NaN or infinite: stop, with the batch saved, or skip the
+            step.
         resume: take over the scores of finished runs in `output_dir`, where model, data and settings are the same.
     """
 
@@ -265,6 +271,7 @@ class FinetuneRecipe:
     task_stage: TaskStage | None = None
     training: dict[str, Any] = field(default_factory=dict)
     save_models: bool = False
+    on_nonfinite: Literal["stop", "skip"] = "stop"
     resume: bool = False
 
     def __post_init__(self) -> None:
@@ -359,15 +366,13 @@ def newest_checkpoint(recipe: AdaptRecipe | DistillRecipe) -> str | None:
     Raises:
         RecipeError: there are checkpoints, and the recipe does not say `resume`.
     """
-    folder = recipe.output_dir
-    states = Path(folder).glob(f"checkpoint-*/{_STATE}")
-    numbers = [int(number) for state in states if (number := state.parent.name.removeprefix("checkpoint-")).isdigit()]
-    if numbers and not recipe.resume:
+    newest = newest_whole(recipe.output_dir)
+    if newest is not None and not recipe.resume:
         raise RecipeError(
-            f"{folder} holds checkpoints of an earlier run. Go on from the newest with resume=true, "
+            f"{recipe.output_dir} holds checkpoints of an earlier run. Go on from the newest with resume=true, "
             "or choose another output_dir."
         )
-    return str(Path(folder) / f"checkpoint-{max(numbers)}") if numbers else None
+    return newest
 
 
 def _check_stream(data: TextData, training: Mapping[str, Any]) -> None:

@@ -20,7 +20,8 @@ from transformers import (
 from transformers.utils import logging
 
 from distil_trainer.data import label_list, tokenize_and_label
-from distil_trainer.errors import DataError, DistilTrainerError
+from distil_trainer.errors import DataError, DistilTrainerError, RecipeError
+from distil_trainer.loading import loading
 from distil_trainer.metrics import similarity_metrics, text_classification_metrics, token_classification_metrics
 
 Metrics = Callable[[Any], dict[str, float]]
@@ -162,10 +163,12 @@ def load_for_task(
     """The model at `path` (a folder or Hub id) in float32 with a head for the labels, and which parameters are new.
 
     A head that is there is kept if it is one for this task and these labels; any other is left out, and the new one is
-    random: call `set_seed` before. Raises DistilTrainerError when weights below the head are missing.
+    random: call `set_seed` before. Raises DistilTrainerError when it cannot be loaded, or
+    weights below the head are missing.
     """
-    own = AutoConfig.from_pretrained(path)
-    with _quiet():  # transformers reports a new head in a table; we say it in a line
+    with loading(path, RecipeError):
+        own = AutoConfig.from_pretrained(path)
+    with _quiet(), loading(path, RecipeError):  # transformers reports a new head in a table; we say it in a line
         model, info = task.model_class.from_pretrained(
             path,
             dtype=torch.float32,
