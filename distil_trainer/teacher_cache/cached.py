@@ -18,7 +18,7 @@ from distil_trainer.teacher import Teacher
 from distil_trainer.teacher_cache.keys import check_columns, row_keys
 from distil_trainer.teacher_cache.rows import CachedRows
 from distil_trainer.teacher_cache.settings import TeacherCache, check_supported
-from distil_trainer.teacher_cache.store import RowStore
+from distil_trainer.teacher_cache.store import Row, RowStore
 from distil_trainer.terms import logit_mask
 
 logger = logging.get_logger(__name__)
@@ -80,6 +80,7 @@ class CachedTeacher(TrainerCallback):
         if missing:
             self._store.refresh()  # another process may have had them
             missing = self._missing(keys)
+        fresh: dict[bytes, Row] = {}
         if missing:
             places = torch.tensor(list(missing.values()), device=tokens.device)
             counted_there = None if counted is None else counted[places]
@@ -87,11 +88,14 @@ class CachedTeacher(TrainerCallback):
             if counted_there is not None and self.teacher.reader.head is not None:
                 head_rows = HeadRows.read_by(aligned=counted_there, labels=None, shifts_labels=False)
             features = self.teacher({name: column[places] for name, column in columns.items()}, head_rows)
-            for key, row in zip(missing, self._rows.split(features, tokens[places], counted_there), strict=True):
-                self._store.add(key, row)
+            fresh = dict(zip(missing, self._rows.split(features, tokens[places], counted_there), strict=True))
+            for key, row in fresh.items():
+                if not _is_broken(row):
+                    self._store.add(key, row)
         self.hits += len(keys) - len(missing)
         self.misses += len(missing)
-        return self._rows.join([self._store[key] for key in keys], tokens, counted, narrow=rows is not None)
+        found = [fresh[key] if key in fresh else self._store[key] for key in keys]
+        return self._rows.join(found, tokens, counted, narrow=rows is not None)
 
     def _missing(self, keys: Sequence[bytes]) -> dict[bytes, int]:
         """The keys that are not there, each with a row of the batch that has it."""
@@ -145,3 +149,9 @@ class CachedTeacher(TrainerCallback):
     def on_predict(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:
         """Writes what waits."""
         self._store.flush()
+
+
+def _is_broken(row: Row) -> bool:
+    """Whether anything of a row is NaN or infinite, as no teacher should be; a logit may be -inf."""
+    values = [tensor for tensor in row.values() if tensor.is_floating_point()]
+    return any(bool((tensor.isnan() | (tensor == torch.inf)).any()) for tensor in values)

@@ -200,6 +200,17 @@ def test_only_missing_rows_are_computed_and_equal_ones_once(make_args, tmp_path)
     torch.testing.assert_close(features.hidden_states[4][mask], expected.hidden_states[4][mask])
 
 
+def test_what_is_not_finite_is_not_kept(make_args, tmp_path):
+    teacher = bert()
+    trainer = trainer_of(make_args, teacher, ALIGNMENTS["hidden"], cache=float32(tmp_path))
+    sound, broken = ([{"input_ids": ids, "attention_mask": [1, 1, 1]}] for ids in ([5, 6, 7], [5, 9, 7]))
+    teacher.get_input_embeddings().weight[9] = torch.nan
+    answer = trainer.cached_teacher
+    for _ in range(2):
+        assert answer(pad_batch(sound + broken)).hidden_states[4].isnan().any(-1).tolist() == [[False] * 3, [True] * 3]
+    assert (answer.hits, answer.misses) == (1, 3)  # the broken row is computed again
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_smaller_dtypes_round_and_give_the_same_whether_a_row_was_there_or_not(make_args, tmp_path, dtype):
     cache = TeacherCache(folder=str(tmp_path / "cache"), dtype=dtype)
