@@ -49,20 +49,23 @@ class Size:
 def operations(size: Size) -> dict[str, float]:
     """Floating-point operations a token of each part: two for each multiplication of a matrix product.
 
-    The forwards end where the queries and keys of the last block are there. A backward is twice its forward.
+    The forwards end where queries, keys and values of the last block are there. A backward is twice its forward,
+    without the values, which no loss reads.
     """
     d, t = size.width, size.length
     block = 2 * (4 * d * d + 2 * d * size.intermediate) + 4 * t * d
-    queries_and_keys = 2 * 2 * d * d
-    teacher = (size.teacher_layers - 1) * block + queries_and_keys
-    student = (size.student_layers - 1) * block + queries_and_keys
+    projection = 2 * d * d
+    teacher = (size.teacher_layers - 1) * block + 3 * projection
+    student = (size.student_layers - 1) * block + 3 * projection
+    backward = 2 * (student - projection)
     head = size.read_logits * 2 * (d * d + d * size.vocabulary)
     if size.read_logits:  # the forwards are whole
         teacher, student = size.teacher_layers * block, size.student_layers * block
+        backward = 2 * student
     return {
         "teacher, forward": teacher,
         "student, forward": student,
-        "student, backward": 2 * student,
+        "student, backward": backward,
         "attention maps of both, and their gradient": 8 * t * d,
         "heads": 4 * head,  # the teacher's forward, the student's forward and backward
     }
