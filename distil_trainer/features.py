@@ -6,14 +6,15 @@ flash, eager) stays in use, with its own masks and special cases; all three are 
 and keys as they are multiplied, so after any rotation by position. When the forward is over everything is taken off
 again, so the recomputation of gradient checkpointing reads nothing twice.
 
-Nor is more computed than is read: where nothing needs the outputs the forward ends with the last thing that is wanted,
-and a language model's head runs on the wanted rows only (`head.py`).
+Nor is more computed than is read: where nothing needs the outputs the forward ends with the last thing that is wanted
+(with FSDP2, which counts on every block to end, with the block that it is in), and a language model's head runs on the
+wanted rows only (`head.py`).
 """
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ from distil_trainer.errors import CaptureError
 from distil_trainer.head import HeadRows, LanguageModelHead, logits_of
 from distil_trainer.losses import Heads, LogitMean, LogitRows, TopLogits
 from distil_trainer.projection import Projections
+from distil_trainer.sharding import is_sharded
 
 
 class _EverythingRead(Exception):  # noqa: N818  # not an error: it ends a forward
@@ -71,6 +73,10 @@ class Features:
         """What the attention map of a layer is the softmax of: its heads, with what the model does to their scores."""
         heads, change = self.heads[layer], self.changes.get(layer)
         return heads if change is None else change.applied(heads)
+
+    def moved_to(self, device: torch.device) -> "Features":
+        """The same on one device, of a model that is spread over several."""
+        return Features(**{each.name: _moved(getattr(self, each.name), device) for each in fields(self)})
 
     def tensors(self) -> Iterator[Tensor]:
         """Everything that a loss may take a gradient of, parameters as views."""
@@ -164,8 +170,8 @@ class FeatureReader:
             rows: run the head on these rows only (needs `head`).
             plain: whether the logits of the aligned rows may be left as `LogitRows`.
             hands_out: the model also returns everything that was read, in `hidden_states`. DDP finds the parameters
-                that get no gradient by walking back from what the forward returned: features that were only taken out
-                on the side would be missed.
+                that get no gradient by walking back from what the forward returned, and FSDP2 waits for the gradient of
+                that: features that were only taken out on the side would be missed.
 
         Raises:
             CaptureError: the forward did not pass through a wanted layer, or passed through it without a graph.
@@ -173,6 +179,7 @@ class FeatureReader:
         self._features = features = Features(has_decoder=self._has_decoder)
         self._calls = Counter()
         self._ends_early = ends_early
+        self._ends_in_block = not is_sharded(self.model)
         with ExitStack() as stack:
             if ends_early:
                 stack.enter_context(self._ending_early())
@@ -183,18 +190,25 @@ class FeatureReader:
                     stack.enter_context(self._block(layer).register_forward_hook(hook))
             if self.asks_for_probs:
                 stack.enter_context(self.model.register_forward_pre_hook(_ask_for_probs, with_kwargs=True))
-                stack.enter_context(self.model.register_forward_hook(self._keep_probs))
             elif self._attention_layers:
                 stack.enter_context(self._recording_attention())
             if rows is not None and self.head is not None:
                 stack.enter_context(self.head.on(rows, plain=plain))
                 features.is_narrow = True
-            if self._reads_logits:
-                stack.enter_context(self.model.register_forward_hook(self._keep_logits))
-            if self._projections is not None:
-                stack.enter_context(self.model.register_forward_hook(self._project))
+            if not self._ends_in_block:
+                for layer in self._layers_read_in_blocks():
+                    block: Any = self._block(layer)
+                    block.set_reshard_after_forward(False)  # it gets a gradient that does not come by its output
+                    stack.enter_context(block.register_forward_hook(self._end_after_block))
+            # The last to be registered is the first to run: all of them before the hooks that FSDP2 has on the model.
             if hands_out:
-                stack.enter_context(self.model.register_forward_hook(self._hand_out))
+                stack.enter_context(self.model.register_forward_hook(self._hand_out, prepend=True))
+            if self._projections is not None:
+                stack.enter_context(self.model.register_forward_hook(self._project, prepend=True))
+            if self._reads_logits:
+                stack.enter_context(self.model.register_forward_hook(self._keep_logits, prepend=True))
+            if self.asks_for_probs:
+                stack.enter_context(self.model.register_forward_hook(self._keep_probs, prepend=True))
             yield features
         self._features = Features()  # a later forward without a reader must not fill these
         self._check(features)
@@ -221,7 +235,15 @@ class FeatureReader:
         except _EverythingRead:
             return BaseModelOutput()
 
-    def _end_if_everything_was_read(self) -> None:
+    def _layers_read_in_blocks(self) -> list[Place]:
+        return [*self._attention_layers, *(p for p in self._hidden_layers if _stack_and_number(p)[1] == 0)]
+
+    def _end_after_block(self, block: nn.Module, args: Any, output: Any) -> None:
+        self._end_if_everything_was_read()
+
+    def _end_if_everything_was_read(self, *, in_block: bool = False) -> None:
+        if in_block and not self._ends_in_block:
+            return
         read = len(self._features.hidden_states) + len(self._features.heads)
         if self._ends_early and read == len(self._hidden_layers) + len(self._attention_layers):
             raise _EverythingRead
@@ -231,7 +253,7 @@ class FeatureReader:
             if layer in self._features.hidden_states:  # a later pass through a shared block
                 return
             self._features.hidden_states[layer] = args[0] if args else kwargs["hidden_states"]
-            self._end_if_everything_was_read()
+            self._end_if_everything_was_read(in_block=True)
 
         def keep_output(block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if self._is_shared and self._count_call(block, layer) != layer:
@@ -289,7 +311,7 @@ class FeatureReader:
             if change is not None:
                 self._features.changes[layer] = change
             self._features.heads[layer] = Heads(query, key, scaling, visible, causal, value)
-            self._end_if_everything_was_read()
+            self._end_if_everything_was_read(in_block=True)
         forward = self._attention if self._attention is not None else eager_function(module)
         return forward(module, query, key, value, mask, **kwargs)
 
@@ -313,6 +335,18 @@ class FeatureReader:
                     f"block {layer} of {name} ran without a graph, so no gradient can reach it. Re-entrant gradient "
                     "checkpointing does this: set gradient_checkpointing_kwargs={'use_reentrant': False}."
                 )
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _moved(part, device) for key, part in value.items()}
+    if isinstance(value, Heads | LogitRows):
+        return type(value)(*(_moved(part, device) for part in value))
+    if isinstance(value, ScoreChange):
+        return ScoreChange(value.softcap, _moved(value.bias, device))
+    return value
 
 
 def _stack_and_number(layer: Place) -> tuple[str, int]:

@@ -17,6 +17,7 @@ from distil_trainer.projection import Projections
 from distil_trainer.pushing import PushingTrainer
 from distil_trainer.reach import unreached_parameters
 from distil_trainer.schedule import Scheduled
+from distil_trainer.sharding import shared_out_by_blocks, tied_again
 from distil_trainer.teacher import Teacher
 
 logger = logging.get_logger(__name__)
@@ -32,8 +33,8 @@ class LearningTrainer(FiniteTrainer, PushingTrainer):
             never saved with it. None without any.
 
     Overrides of `Trainer`: `train` (what is frozen, or added, is so for as long as it runs), `create_optimizer` (leaves
-    out what no loss reaches); `_save_optimizer_and_scheduler`, `_load_optimizer_and_scheduler` and `_load_best_model`
-    (the projections too).
+    out what no loss reaches), `_prepare_for_training` and `_save` (FSDP2 shares the student out, and saves it whole);
+    `_save_optimizer_and_scheduler`, `_load_optimizer_and_scheduler` and `_load_best_model` (the projections too).
     """
 
     model: Any
@@ -64,10 +65,20 @@ class LearningTrainer(FiniteTrainer, PushingTrainer):
             self._freeze_unreached()
         return super().create_optimizer(model)
 
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        if self.teacher is None or not self.is_fsdp_enabled:
+            return super()._prepare_for_training(*args, **kwargs)
+        with shared_out_by_blocks(self.model, self.accelerator.state.fsdp_plugin):
+            return super()._prepare_for_training(*args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        is_put_together = self.teacher is not None and self.is_fsdp_enabled and bool(state_dict)
+        super()._save(output_dir, tied_again(self.model, state_dict or {}) if is_put_together else state_dict)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self.projections is not None and self.args.should_save:
-            self.projections.save(output_dir)
+        if self.projections is not None:
+            self.projections.save(output_dir, writes=self.args.should_save)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -120,10 +131,10 @@ class LearningTrainer(FiniteTrainer, PushingTrainer):
 
     def _make_projections(self, teachers: Sequence[Any]) -> Projections:
         model_init: Any = self.model_init
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled or model_init is not None:
+        if self.is_deepspeed_enabled or model_init is not None:
             raise TrainingSetupError(
-                "learned projections are trained in one process or by DDP, with a model and no model_init. Leave FSDP, "
-                "DeepSpeed and model_init out, or compare relations (methods.minilmv2), which need no projection."
+                "learned projections are trained in one process, by DDP or by FSDP2, with a model and no model_init. "
+                "Leave DeepSpeed and model_init out, or compare relations (methods.minilmv2), which need no projection."
             )
         return Projections(
             self.alignments,

@@ -47,6 +47,21 @@ def row_mask(inputs: Mapping[str, Any]) -> Tensor:
     return token_mask(inputs).flatten(1).any(-1)
 
 
+def counting_rows(inputs: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """The batch of which the first `number` rows are counted: of the others no token is attended and none labelled.
+
+    Rows of images and sounds, and labels that are no classes, stay as they are.
+    """
+    counted = dict(inputs)
+    if not is_dense(inputs):
+        counted["attention_mask"] = token_mask(inputs).long()
+    for key, empty in (("attention_mask", 0), ("decoder_attention_mask", 0), ("labels", -100)):
+        value = counted.get(key)
+        if isinstance(value, Tensor) and not value.is_floating_point():
+            counted[key] = torch.cat([value[:number], torch.full_like(value[number:], empty)])
+    return counted
+
+
 def first_mask(inputs: Mapping[str, Any]) -> Tensor:
     """Bool [B, T]: the first attended token of each row, wherever the padding is."""
     return first_of(token_mask(inputs))

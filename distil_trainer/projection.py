@@ -14,6 +14,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional as F
 
 from distil_trainer.alignment import Alignment, Place
@@ -72,10 +73,15 @@ class Projections(nn.Module):
             projected[name] = F.linear(hidden_states[place].to(weight.dtype), weight)
         return projected
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes the maps into the folder of a checkpoint."""
-        weights = {name: weight.detach().cpu().contiguous() for name, weight in self.named_parameters()}
-        write_atomically(Path(folder) / FILE, safetensors.torch.save(weights))
+    def save(self, folder: str | os.PathLike[str], *, writes: bool = True) -> None:
+        """Writes the maps into the folder of a checkpoint.
+
+        Maps that FSDP2 shared out are put together by all processes, so all of them call it; those that do not write
+        say so by `writes`.
+        """
+        weights = {name: _whole(weight.detach()).cpu().contiguous() for name, weight in self.named_parameters()}
+        if writes:
+            write_atomically(Path(folder) / FILE, safetensors.torch.save(weights))
 
     def load(self, folder: str | os.PathLike[str]) -> None:
         """Reads what `save` wrote.
@@ -98,7 +104,7 @@ class Projections(nn.Module):
             )
         with torch.no_grad():
             for name, weight in own.items():
-                weight.copy_(weights[name])
+                weight.copy_(_shared_out_like(weight, weights[name]))
 
     @contextmanager
     def inside(self, model: nn.Module) -> Iterator[None]:
@@ -126,3 +132,13 @@ class Projections(nn.Module):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Nothing, for the same reason."""
+
+
+def _whole(weight: Tensor) -> Tensor:
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+
+def _shared_out_like(weight: Tensor, whole: Tensor) -> Tensor:
+    if not isinstance(weight, DTensor):
+        return whole
+    return distribute_tensor(whole.to(weight.device), weight.device_mesh, weight.placements)

@@ -83,12 +83,22 @@ def forward_columns(model: Any) -> list[str]:
     return list(inspect.signature(without_adapters(model).forward).parameters)
 
 
+def is_placed(model: Any) -> bool:
+    """Whether the weights of a model are to stay as and where they are: accelerate spread them over devices
+    (`device_map`), or they are quantised.
+    """
+    return getattr(model, "hf_device_map", None) is not None or bool(getattr(model, "is_quantized", False))
+
+
 class Teacher:
     """A frozen model that answers a batch with its features, and computes no more than those.
 
     The model is put to `eval()` and its parameters stop requiring gradients; it is never saved and never wrapped, and
     its weights are not copied. Where no alignment reads logits its head is left out, and the forward ends inside the
     last block that is needed.
+
+    A model that was loaded with a `device_map`, or quantised, stays as and where it is; what it computed moves to the
+    device of the batch.
 
     Args:
         model: the teacher.
@@ -104,6 +114,7 @@ class Teacher:
 
     Raises:
         StudentError: `kept_ids` are not ids of pieces of the model, or it cannot be cut to them.
+        TrainingSetupError: a model that is to stay as it is, and a dtype or `kept_ids`.
     """
 
     def __init__(
@@ -115,6 +126,13 @@ class Teacher:
         compile_options: Mapping[str, Any] | None = None,
         kept_ids: Sequence[int] | None = None,
     ) -> None:
+        self._is_placed = is_placed(model)
+        if self._is_placed and (dtype is not None or kept_ids is not None):
+            raise TrainingSetupError(
+                f"the {type(model).__name__} was loaded with a device_map or quantised, and stays as it is; got "
+                f"{'teacher_dtype' if dtype is not None else 'kept_ids'}. Leave that out (from_pretrained takes a "
+                "dtype), or load the teacher without."
+            )
         self.model = model.eval().requires_grad_(False)
         self.stored_dtype: torch.dtype = model.dtype
         if dtype is not None:
@@ -139,10 +157,11 @@ class Teacher:
         inputs = {k: v for k, v in inputs.items() if k in self.columns and k != "labels"}
         if rows is not None:
             rows = HeadRows(aligned=rows.aligned, task=rows.aligned[:0])
-        plain = rows is not None and self.reader.leaves_logits(inputs)
+        # The weight of a head that accelerate keeps elsewhere is there during its own forward only.
+        plain = rows is not None and not self._is_placed and self.reader.leaves_logits(inputs)
         with self.reader.reading(ends_early=not self.reads_logits, rows=rows, plain=plain) as features:
             self._forward(**inputs)
-        return features
+        return features.moved_to(next(iter(inputs.values())).device) if self._is_placed else features
 
 
 def reads_logits(alignments: Sequence[Alignment]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import EvalLoopOutput
 
 from distil_trainer.alignment import Alignment, check_alignments, check_teachers, teacher_shares
@@ -23,10 +24,19 @@ from distil_trainer.learning import LearningTrainer
 from distil_trainer.meter import Meter
 from distil_trainer.nonfinite import OnNonFinite, bad_features, bad_parameters
 from distil_trainer.page import PAGE, write_page
-from distil_trainer.positions import UNITS, count_positions
+from distil_trainer.positions import UNITS, count_positions, counting_rows
 from distil_trainer.run_record import record_run
 from distil_trainer.schedule import Schedule, Scheduled, is_number, value_at
-from distil_trainer.teacher import Teacher, fast_dtype, forward_columns, load_teacher, reader_for, reads_logits
+from distil_trainer.sharding import check_sharding, is_sharded
+from distil_trainer.teacher import (
+    Teacher,
+    fast_dtype,
+    forward_columns,
+    is_placed,
+    load_teacher,
+    reader_for,
+    reads_logits,
+)
 from distil_trainer.teacher_cache import CachedTeacher, TeacherCache
 from distil_trainer.terms import Term, compute_term, logit_mask, taught_by
 
@@ -139,6 +149,8 @@ class DistillationTrainer(LearningTrainer):
         self.teachers: tuple[Teacher, ...] = ()
         if teacher_model is not None and self.alignments:
             refuse_data_parallel(self.args)
+            if self.is_fsdp_enabled:
+                check_sharding(self.accelerator.state.fsdp_plugin)
             models = [teacher_model] if isinstance(teacher_model, nn.Module | str) else list(teacher_model)
             check_teachers(self.alignments, len(models), teacher_weights)
             self.teacher_shares = teacher_shares(teacher_weights, len(models))
@@ -179,7 +191,7 @@ class DistillationTrainer(LearningTrainer):
         check_pair(self.model, model, alignments, kept_ids)
         options = {"backend": self.args.torch_compile_backend, "mode": self.args.torch_compile_mode}
         return Teacher(
-            model.to(self.args.device),
+            model if is_placed(model) else model.to(self.args.device),
             alignments,
             dtype=dtype,
             compile_options=options if self.args.torch_compile else None,
@@ -315,7 +327,7 @@ class DistillationTrainer(LearningTrainer):
         if rows is not None and rows.labels is not None:
             inputs["labels"] = rows.labels_for(plain=plain)
         task_loss = None
-        is_wrapped = model is not self.model and model.training
+        is_wrapped = (model is not self.model or is_sharded(model)) and model.training
         with reader.reading(ends_early=not reads_outputs, rows=rows, plain=plain, hands_out=is_wrapped) as features:
             if self.task_weight:
                 task_loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
@@ -351,7 +363,7 @@ class DistillationTrainer(LearningTrainer):
         """As `Trainer.prediction_step`; the loss needs no labels here."""
         if self.teacher is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        inputs = self._prepare_inputs(inputs)
+        inputs = self._without_repeated(self._prepare_inputs(inputs))
         with torch.no_grad(), self.compute_loss_context_manager():
             if prediction_loss_only:
                 return self.compute_loss(model, inputs), None, None
@@ -361,6 +373,14 @@ class DistillationTrainer(LearningTrainer):
         logits = tuple(value.detach() for key, value in outputs.items() if key not in [*ignore_keys, "loss"])
         labels = tuple(inputs[name] for name in self.label_names if inputs.get(name) is not None)
         return loss, _single(logits), _single(labels) if labels else None
+
+    def _without_repeated(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The batch without the examples that accelerate repeats where the last one does not suffice all processes."""
+        state = self.accelerator.gradient_state
+        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return inputs
+        rows = find_batch_size(inputs)
+        return counting_rows(inputs, min(max(state.remainder - self.args.process_index * rows, 0), rows))
 
     def evaluation_loop(
         self,

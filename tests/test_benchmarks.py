@@ -4,6 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ragged_examples, tiny_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertForMaskedLM
+
+from distil_trainer import Alignment, DistillationTrainer, build_student, student_config
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -118,3 +123,45 @@ def test_textbrewer_does_the_same_job(load, peer):
         train(lambda: None)
         updates.append(torch.cat([(p.detach() - old).flatten() for p, old in zip(parameters, before, strict=True)]))
     assert (updates[1] - updates[0]).norm() < 1e-5 * updates[0].norm()
+
+
+def test_the_arithmetic_of_scale_is_that_of_a_real_step(load, make_args):
+    """The matrix products that torch counts in a step of a small job, with attention written out."""
+    scale = load("scale")
+    teacher = tiny_model(BertForMaskedLM, attn_implementation="eager")
+    student = build_student(teacher, student_config(teacher.config, num_hidden_layers=2))
+    student.set_attn_implementation("eager")
+    trainer = DistillationTrainer(
+        model=student,
+        args=make_args(),
+        teacher_model=teacher,
+        alignments=[
+            Alignment(feature="hidden_states", student_layer=1, teacher_layer=3),
+            Alignment(feature="attention_probs", student_layer=2, teacher_layer=4),
+        ],
+        train_dataset=ragged_examples(),
+    )
+    batch = {"input_ids": torch.full((3, 16), 7), "attention_mask": torch.ones(3, 16, dtype=torch.long)}
+    with FlopCounterMode(display=False) as counter:
+        trainer.compute_loss(student, batch).backward()
+    sizes = {"width": 32, "intermediate": 48, "vocabulary": 99, "length": 16}
+    size = scale.Size(teacher_layers=4, student_layers=2, **sizes)
+    expected = sum(scale.operations(size).values()) * batch["input_ids"].numel()
+    assert counter.get_total_flops() == expected
+    assert size.block_parameters == sum(p.numel() for p in student.bert.encoder.layer[0].parameters())
+    whole = scale.Size()
+    assert whole.embedding_parameters + 6 * whole.block_parameters == pytest.approx(134.7e6, rel=1e-3)
+
+
+def test_the_tables_of_scale(load, tmp_path, capsys):
+    load("scale").main(["--out", str(tmp_path / "scale.json")])
+    printed = capsys.readouterr().out
+    assert "| MFLOP a token | teacher, forward |" in printed
+    saved = json.loads((tmp_path / "scale.json").read_text())
+    one, eight = (saved["jobs"][name] for name in ("9 GB, 1 GPU", "9 GB, 8 GPUs, NVLink at 200 GB/s"))
+    assert eight["hours at worst"] < one["hours at worst"]
+    assert eight["gpu hours at worst"] > one["gpu hours at worst"]
+    assert (
+        saved["memory"]["FSDP2, 8"]["student, gradients, AdamW"] * 8
+        == saved["memory"]["DDP, 1"]["student, gradients, AdamW"]
+    )

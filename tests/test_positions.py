@@ -3,7 +3,16 @@ import torch
 from conftest import pad_batch, ragged_examples
 
 from distil_trainer.errors import DataError
-from distil_trainer.positions import UNITS, count_positions, decoder_mask, first_mask, is_dense, row_mask, token_mask
+from distil_trainer.positions import (
+    UNITS,
+    count_positions,
+    counting_rows,
+    decoder_mask,
+    first_mask,
+    is_dense,
+    row_mask,
+    token_mask,
+)
 
 
 def test_counts_of_a_step_are_the_sums_over_its_micro_batches():
@@ -66,3 +75,13 @@ def test_images_and_sounds_count_by_examples():
     counts = dict(zip(UNITS, count_positions([images], shifts_labels=False).tolist(), strict=True))
     assert [counts[unit] for unit in ("tokens", "pairs", "rows", "labels", "task")] == [0, 0, 3, 2, 2]
     assert not is_dense(images | {"input_ids": torch.zeros(3, 4)})
+
+
+def test_rows_that_are_not_counted():
+    inputs = {"input_ids": torch.ones(3, 2, dtype=torch.long), "labels": torch.tensor([0, 1, 2])}
+    counted = counting_rows(inputs, 1)
+    assert counted["attention_mask"].tolist() == [[1, 1], [0, 0], [0, 0]]
+    assert counted["labels"].tolist() == [0, -100, -100]
+    assert count_positions([counted], shifts_labels=False)[:3].tolist() == [2, 4, 1]
+    images = {"pixel_values": torch.ones(2, 3, 4, 4), "labels": torch.ones(2)}
+    assert counting_rows(images, 0).keys() == images.keys()

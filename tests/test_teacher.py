@@ -1,11 +1,17 @@
+import copy
+
 import pytest
 import torch
+from accelerate import dispatch_model
 from conftest import pad_batch, ragged_examples, tiny_model
 from transformers import BertForMaskedLM, BertModel
 
-from distil_trainer import Alignment, methods
+from distil_trainer import Alignment, DistillationTrainer, build_student, methods, student_config
+from distil_trainer.attention_calls import ScoreChange
 from distil_trainer.errors import TrainingSetupError
+from distil_trainer.features import Features
 from distil_trainer.head import HeadRows
+from distil_trainer.losses import Heads, LogitRows
 from distil_trainer.teacher import Teacher, load_teacher
 
 LOGITS = (Alignment(feature="logits", loss="kl"),)
@@ -93,3 +99,43 @@ def test_logits_are_formed_from_the_wanted_rows_only():
     assert widths == [0]
     logits = torch.nn.functional.linear(*features.logits)
     torch.testing.assert_close(logits[0], expected[mask])
+
+
+@pytest.mark.parametrize("place", [{"": "cpu"}, {"bert.embeddings": "cpu", "bert.encoder": "disk", "cls": "disk"}])
+def test_a_teacher_that_accelerate_spread_out_stays_where_it_is(make_args, tmp_path, place):
+    whole = tiny_model(BertForMaskedLM, tie_word_embeddings=False)
+    alignments = (
+        *methods.lightmbert(student_layers=2, teacher_layers=4),
+        Alignment(feature="logits", loss="kl", positions="labels"),
+    )
+
+    def losses(teacher):
+        trainer = DistillationTrainer(
+            model=build_student(whole, student_config(whole.config, num_hidden_layers=2)),
+            args=make_args(),
+            teacher_model=teacher,
+            alignments=alignments,
+            train_dataset=ragged_examples(),
+            eval_dataset=ragged_examples(8),
+            data_collator=pad_batch,
+        )
+        trainer.train()
+        return {key: value for key, value in trainer.evaluate().items() if "loss" in key}
+
+    spread = dispatch_model(copy.deepcopy(whole), place, main_device="cpu", offload_dir=tmp_path / "disk")
+    spread.to = None  # neither moved nor cast
+    assert losses(spread) == pytest.approx(losses(whole), rel=1e-6)
+    with pytest.raises(TrainingSetupError, match="stays as it is; got teacher_dtype"):
+        Teacher(spread, alignments, dtype=torch.bfloat16)
+
+
+def test_features_move_with_all_their_tensors():
+    heads = Heads(torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4), 0.5, torch.ones(1, 1, 3, 3, dtype=torch.bool))
+    rows = LogitRows(torch.ones(1, 3, 4), torch.ones(5, 4))
+    features = Features(
+        {1: torch.ones(1, 3, 4)}, {}, {("decoder", 1): heads}, {1: ScoreChange(None, rows.weight)}, rows
+    )
+    moved = features.moved_to(torch.device("meta"))
+    assert moved.heads[("decoder", 1)].scaling == 0.5
+    assert moved.heads[("decoder", 1)].visible.device.type == moved.changes[1].bias.device.type == "meta"
+    assert all(tensor.device.type == "meta" for tensor in moved.tensors())
