@@ -149,6 +149,7 @@ The loss is the sum of these terms, each multiplied by its weight and averaged o
 
 Besides its weight each term has a factor, measured as the run goes, that gives all of them gradients of one norm.
 The teacher computed in `bfloat16`.
+What is compared of it was computed once, and kept in `float16`: of the logits the 64 largest of each position, and the probability of all others together.
 Labels are not used.
 
 These parameters got no gradient: `cls.bias`.
