@@ -155,8 +155,8 @@ def _full_copy_has_nothing_to_learn(row: Row, inputs: dict[str, Tensor], make_ar
     loss = trainer.compute_loss(student, inputs)
     loss.backward()
     assert abs(loss.item()) <= 1e-6
-    scale = max(1.0, *(p.abs().max().item() for p in student.parameters()))  # T5's embeddings are large: so is rounding
-    assert all(p.grad is None or p.grad.abs().max() <= 1e-6 * scale for p in student.parameters())
+    rounding = 1e-6 * len(alignments) ** 0.5  # of each term its own; which, depends on the processor
+    assert all(p.grad is None or p.grad.abs().max() <= rounding for p in student.parameters())
 
 
 def _one_step(row: Row, method: str, make_args: Callable[..., Any]) -> None:
