@@ -16,6 +16,7 @@ from distil_trainer.features import Features
 from distil_trainer.files import write_atomically
 from distil_trainer.losses import LogitRows
 from distil_trainer.positions import is_dense, token_mask
+from distil_trainer.sharding import whole
 from distil_trainer.surviving import SurvivingTrainer
 
 logger = logging.get_logger(__name__)
@@ -69,7 +70,7 @@ class FiniteTrainer(SurvivingTrainer):
         return loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm)
+        norm = whole(super()._get_grad_norm(model, grad_norm))
         losses = torch.stack([loss for _, loss in self._micro_batches])
         bad_norm = ~torch.as_tensor(norm, device=losses.device).isfinite()
         if self.accelerator.scaler is not None:  # it leaves steps out until it has found a scale without overflow

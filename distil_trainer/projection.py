@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from distil_trainer.alignment import Alignment, Place
 from distil_trainer.errors import TrainingSetupError
 from distil_trainer.files import write_atomically
+from distil_trainer.sharding import whole
 
 PLACE = "distillation_projections"
 """The name under which the student has them while it is trained."""
@@ -79,7 +80,7 @@ class Projections(nn.Module):
         Maps that FSDP2 shared out are put together by all processes, so all of them call it; those that do not write
         say so by `writes`.
         """
-        weights = {name: _whole(weight.detach()).cpu().contiguous() for name, weight in self.named_parameters()}
+        weights = {name: whole(weight.detach()).cpu().contiguous() for name, weight in self.named_parameters()}
         if writes:
             write_atomically(Path(folder) / FILE, safetensors.torch.save(weights))
 
@@ -132,10 +133,6 @@ class Projections(nn.Module):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Nothing, for the same reason."""
-
-
-def _whole(weight: Tensor) -> Tensor:
-    return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def _shared_out_like(weight: Tensor, whole: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from distil_trainer.blocks import STACKS, blocks, has_two_stacks
 from distil_trainer.errors import TrainingSetupError
@@ -15,6 +16,11 @@ from distil_trainer.errors import TrainingSetupError
 def is_sharded(model: nn.Module) -> bool:
     """Whether the weights of the model are shared out by FSDP2."""
     return isinstance(model, FSDPModule)
+
+
+def whole(value: Any) -> Any:
+    """A tensor that FSDP2 shared out, put together by all processes; anything else as it is."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def check_sharding(plugin: Any) -> None:

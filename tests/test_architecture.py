@@ -35,7 +35,7 @@ ALLOWED = {
     "record": {"plain"},
     "probe": set(),
     "head": {"losses", "probe"},
-    "projection": {"alignment"},
+    "projection": {"alignment", "sharding"},
     "attention_calls": {"losses"},
     "decoder": set(),
     "sharding": set(),
@@ -71,7 +71,7 @@ ALLOWED = {
     "hub": {"hub", "metadata", "plain", "record"},
     "checkpoints": set(),
     "surviving": {"checkpoints"},
-    "nonfinite": {"features", "losses", "positions", "surviving"},
+    "nonfinite": {"features", "losses", "positions", "sharding", "surviving"},
     "pushing": {"hub", "surviving"},
     "learning": {
         "alignment",
