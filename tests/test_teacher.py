@@ -61,7 +61,7 @@ def test_pickled_weights_are_never_read(tmp_path):
     model.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(TrainingSetupError, match="Only safetensors are read: a pickle such as pytorch_model"):
         load_teacher(str(tmp_path), like=model, alignments=LAYERS)
 
 
