@@ -211,7 +211,7 @@ def test_all_models_see_the_data_in_the_same_order(finetune, sentences, tmp_path
         return step(trainer, model, inputs, *args)
 
     train = Trainer.train
-    monkeypatch.setattr(Trainer, "train", lambda trainer: seen.append([]) or train(trainer))
+    monkeypatch.setattr(Trainer, "train", lambda trainer, *args: seen.append([]) or train(trainer, *args))
     monkeypatch.setattr(Trainer, "training_step", watched)
     finetune(ner(sentences), "training.max_steps=15", f"training.train_sampling_strategy={strategy}")
     one, same, other, _ = seen  # three epochs of five steps; the seeds 1, 1, 2, 2
@@ -223,10 +223,10 @@ def test_all_models_see_the_data_in_the_same_order(finetune, sentences, tmp_path
 def test_all_models_compute_attention_as_the_recipe_says(finetune, sentences, monkeypatch):
     found, train = [], Trainer.train
 
-    def watched(trainer):
+    def watched(trainer, *args):
         taught = [] if getattr(trainer, "teacher", None) is None else [trainer.teacher.model]
         found.extend(model.config._attn_implementation for model in (trainer.model, *taught))
-        return train(trainer)
+        return train(trainer, *args)
 
     monkeypatch.setattr(Trainer, "train", watched)
     recipe = {**ner(sentences), "save_models": True, "task_stage": LESSON, "attn_implementation": "eager"}
@@ -241,10 +241,10 @@ def test_all_models_compute_attention_as_the_recipe_says(finetune, sentences, mo
 def test_a_run_is_gone_when_the_next_begins(finetune, sentences, monkeypatch):
     runs, train = [], Trainer.train
 
-    def watched(trainer):
+    def watched(trainer, *args):
         assert all(run() is None for run in runs)
         runs.append(weakref.ref(trainer.model))
-        return train(trainer)
+        return train(trainer, *args)
 
     monkeypatch.setattr(Trainer, "train", watched)
     finetune(ner(sentences))
