@@ -69,6 +69,7 @@ def test_weights_logs_and_files_are_identical(make_args, tmp_path, setup):
             states = [json.loads(path.read_text()) for path in (one, two)]
             for state in states:
                 state["log_history"] = untimed(state["log_history"])
+                state["stateful_callbacks"].pop("SurvivingTrainer", None)  # which files make the checkpoint whole
             assert states[0] == states[1]
         elif not name.endswith("training_args.bin"):  # holds the output folder
             assert filecmp.cmp(one, two, shallow=False), name

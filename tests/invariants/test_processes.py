@@ -123,6 +123,7 @@ def train_unevenly(folder):
     )
 
 
+@pytest.mark.slow
 def test_uneven_ends_of_the_data(tmp_path):
     run_forked("test_processes", "train_unevenly", tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))

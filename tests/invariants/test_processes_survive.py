@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 TESTS = Path(__file__).parents[1]
@@ -48,6 +49,7 @@ os._exit(0)  # as in test_processes.py
 """
 
 
+@pytest.mark.slow
 def test_two_processes_stop_skip_and_go_on_alike(tmp_path):
     (tmp_path / "train.py").write_text(SCRIPT)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

@@ -67,6 +67,7 @@ def resume(folder):
     resumed.save_model()
 
 
+@pytest.mark.slow
 def test_a_sharded_run_goes_on_with_the_same_bits(tmp_path):
     run_forked("test_sharded", "resume", tmp_path, **FSDP)
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))

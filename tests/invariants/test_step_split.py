@@ -104,13 +104,14 @@ def test_padding_and_empty_rows_change_nothing(make_args):
 
 
 def test_a_step_with_nothing_to_count_leaves_the_weights_alone(make_args):
-    examples = [{"input_ids": [5, 6], "attention_mask": [0, 0], "labels": [-100, -100]}] * 8
+    nothing = [{"input_ids": [5, 6], "attention_mask": [0, 0], "labels": [-100, -100]}] * 8
+    examples = nothing + ragged_examples(8)  # padding alone would be refused
     teacher = tiny_model(BertForMaskedLM)
     student = build_student(teacher, student_config(teacher.config, num_hidden_layers=2))
     before = flat_weights(student).clone()
     trainer = DistillationTrainer(
         model=student,
-        args=make_args(max_steps=1, optim="sgd"),
+        args=make_args(max_steps=1, optim="sgd", train_sampling_strategy="sequential"),
         teacher_model=teacher,
         alignments=[term for terms in TERMS.values() for term in terms],
         train_dataset=examples,

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import pytest
 import torch
 from conftest import flat_weights, pad_batch, ragged_examples, tiny_model
 from transformers import BertForMaskedLM
@@ -93,6 +94,7 @@ def plain_args(make_args):
     return make_args(**options)
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_cache(make_args, tmp_path):
     expected = distil(plain_args(make_args))
     expected.train()
