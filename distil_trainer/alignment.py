@@ -86,9 +86,7 @@ class Alignment:
             self._check_relation_heads(self.relation_heads)
         if self.stack is not None:
             require_choice("stack", self.stack, STACKS)
-        if self.teacher is not None and (
-            isinstance(self.teacher, bool) or not isinstance(self.teacher, int) or self.teacher < 1
-        ):
+        if self.teacher is not None and not _is_whole(self.teacher, at_least=1):
             raise AlignmentError(f"teacher should be a whole number from 1, or None; got {self.teacher!r}.")
         if self.feature == "logits":
             self._check_logits()
@@ -109,14 +107,14 @@ class Alignment:
     def _check_relation_heads(self, heads: object) -> None:
         if self.feature not in RELATIONS:
             raise AlignmentError(f"relation_heads is for {', '.join(RELATIONS)} only; {self.feature} got {heads!r}.")
-        if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
+        if not _is_whole(heads, at_least=1):
             raise AlignmentError(f"relation_heads should be a whole number from 1, or None; got {heads!r}.")
 
     def _check_layers(self) -> None:
         first = 0 if self.feature == "hidden_states" else 1
         for name in ("student_layer", "teacher_layer"):
             layer = getattr(self, name)
-            if isinstance(layer, bool) or not isinstance(layer, int) or layer < first:
+            if not _is_whole(layer, at_least=first):
                 meaning = "0 is the embedding output, k the output of block k" if first == 0 else "blocks count from 1"
                 raise AlignmentError(
                     f"{name} of {self.feature} should be a whole number from {first} ({meaning}); got {layer!r}."
@@ -239,6 +237,10 @@ def teacher_shares(weights: Sequence[float] | None, count: int) -> tuple[float, 
     if len(weights) != count or not all(is_number(weight) and weight > 0 for weight in weights):
         raise AlignmentError(f"teacher weights should be a positive number for each of {count}; got {weights}.")
     return tuple(weight / sum(weights) for weight in weights)
+
+
+def _is_whole(value: object, *, at_least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
 
 
 def _layer_words(layer: int | None) -> str:

@@ -2,15 +2,13 @@
 
 import dataclasses
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from distil_trainer.errors import RecordError
-from distil_trainer.record import Evaluation, Record
+from distil_trainer.record import WITHOUT_EFFECT, Evaluation, Record
 
 _TUNED_ON = "fine-tuned on"
-_NO_MATTER = re.compile(r"seed|data_seed|logging_.*|report_to|disable_tqdm|dataloader_(num_workers|p.*)")
 
 
 def what_was_measured(score: Evaluation) -> tuple[Any, ...]:
@@ -19,10 +17,11 @@ def what_was_measured(score: Evaluation) -> tuple[Any, ...]:
 
 
 def comparable_settings(record: Record) -> dict[str, Any]:
-    """The hyper-parameters that scores of two fine-tuning runs must share to be compared: all but the seeds, and what
-    is shown or how data is fetched, which change no score.
+    """The hyper-parameters that scores of two fine-tuning runs must share to be compared: all but the seeds, and those
+    without effect.
     """
-    return {k: v for k, v in record.hyperparameters.items() if not _NO_MATTER.fullmatch(k)}
+    seeds = ("seed", "data_seed")
+    return {k: v for k, v in record.hyperparameters.items() if k not in seeds and not WITHOUT_EFFECT.fullmatch(k)}
 
 
 def _tuned(record: Record) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from distil_trainer.plain import CheckedFields, checked, wrong_value
 SCHEMA = 1
 Role = Literal["teacher", "student", "undistilled"]
 HUB_ID = re.compile(r"(?=.{1,96}$)(?!.*(--|\.\.))[A-Za-z0-9](?:[\w.-]*\w)?(?:/\w(?:[\w.-]*\w)?)?", re.ASCII)
+WITHOUT_EFFECT = re.compile(r"logging_.*|report_to|run_name|disable_tqdm|dataloader_(pin_memory|num_workers)")
+"""Names of `TrainingArguments` that change no score: what is shown, and how data is fetched."""
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _LANGUAGE = re.compile(r"[a-z]{2,3}|multilingual|code")
 

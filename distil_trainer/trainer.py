@@ -244,7 +244,7 @@ class DistillationTrainer(LearningTrainer):
         """
         if self.teacher is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        inputs = with_decoder_ids(self.model, inputs, is_read=any(a.stack != "encoder" for a in self.alignments))
+        inputs = self._with_decoder_ids(inputs)
         step_counts = self._count([inputs]) if num_items_in_batch is None else num_items_in_batch
         rows = None if return_outputs else self._head_rows(inputs)
         answering = self.teachers if self.cached_teacher is None else (self.cached_teacher,)
@@ -261,6 +261,9 @@ class DistillationTrainer(LearningTrainer):
             terms["task"] = Term(total, count, "task")
         loss = self._weighted_sum(terms, step_counts, student)
         return (loss, outputs) if return_outputs else loss
+
+    def _with_decoder_ids(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return with_decoder_ids(self.model, inputs, is_read=any(a.stack != "encoder" for a in self.alignments))
 
     @property
     def progress(self) -> float:
@@ -429,8 +432,7 @@ class DistillationTrainer(LearningTrainer):
     def _why(self, inputs: Mapping[str, Any]) -> str:
         if self.teacher is None:
             return super()._why(inputs)
-        inputs = self._prepare_inputs(dict(inputs))
-        inputs = with_decoder_ids(self.model, inputs, is_read=any(a.stack != "encoder" for a in self.alignments))
+        inputs = self._with_decoder_ids(self._prepare_inputs(dict(inputs)))
         rows = self._head_rows(inputs)
         for number, teacher in enumerate(self.teachers, 1):
             found = bad_features(teacher(inputs, rows), inputs)

@@ -5,7 +5,6 @@ With the scores stands what they depend on. They are taken over only where all o
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -17,9 +16,9 @@ from transformers import PreTrainedModel
 from distil_trainer.errors import RecordError
 from distil_trainer.files import write_atomically
 from distil_trainer.fingerprint import config_values, weights_hash
+from distil_trainer.record import WITHOUT_EFFECT
 
 Scores = dict[str, dict[str, float]]  # by split and metric
-_WITHOUT_EFFECT = re.compile(r"logging_.*|report_to|run_name|disable_tqdm|dataloader_(pin_memory|num_workers)")
 
 
 def depends_on(
@@ -38,7 +37,7 @@ def depends_on(
         "weights": weights_hash(model),
         "config": config_values(model),
         **{f"data of {name}": content for name, content in data.items()},
-        **{f"training.{name}": value for name, value in training.items() if not _WITHOUT_EFFECT.fullmatch(name)},
+        **{f"training.{name}": value for name, value in training.items() if not WITHOUT_EFFECT.fullmatch(name)},
         **others,
     }
 
