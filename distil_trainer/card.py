@@ -96,6 +96,8 @@ def render_card(
             tuning=tuning,
             tuned_alike=_tuned_alike(records),
             taught=sorted({role for r in records for role in r.taught}),
+            taught_by_all=any(r.taught_by == "all_seeds" for r in records),
+            taught_arguments=any(r.taught_arguments for r in records),
             evaluation_data=_unique(d for r in records for d in r.data if d.role == "evaluation"),
             training_languages=sorted({code for d in training for code in d.language}),
             method=method,
@@ -179,7 +181,7 @@ def _base_model(
 
 def _tuned_alike(records: Sequence[Record]) -> bool:
     settings = [comparable_settings(record) for record in records if record.stage == "finetune"]
-    return all(one == settings[0] for one in settings)
+    return all(one == settings[0] for one in settings) and not any(record.taught_arguments for record in records)
 
 
 def _speed_rows(teacher: Sequence[SpeedFacts], student: Sequence[SpeedFacts]) -> list[dict[str, SpeedFacts | None]]:

@@ -223,7 +223,9 @@ class Record(CheckedFields):
         method: name of the published recipe, a function of `methods`; None for alignments of one's own.
         alignments: the terms of the loss.
         task_weight, task_weight_schedule: the weight of the student's own loss on labels.
-        taught: roles that learned the alignments on the task, from the teacher fine-tuned with the same seed.
+        taught: roles that learned the alignments on the task, from fine-tuned teachers.
+        taught_by: which these were: the one that was fine-tuned with the same seed, or those of all seeds together.
+        taught_arguments: those of `TrainingArguments` that were others for who was taught.
         balanced: whether the terms were given gradients of the same norm.
         teacher_dtype: what the teacher computed in, as torch calls it.
         teacher_cache: what its features were kept in, where they were. top_logits: how many of its logits, if not all.
@@ -253,6 +255,8 @@ class Record(CheckedFields):
     task_weight: float | None = None
     task_weight_schedule: str | None = None
     taught: tuple[Role, ...] = ()
+    taught_by: Literal["same_seed", "all_seeds"] | None = None
+    taught_arguments: dict[str, Any] = field(default_factory=dict)
     balanced: bool | None = None
     teacher_dtype: str | None = None
     teacher_cache: str | None = None

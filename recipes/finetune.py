@@ -3,7 +3,7 @@
     accelerate launch recipes/finetune.py RECIPE.yaml [key=value ...]
 
 Every model is trained once a seed on the same data in the same order. With `task_stage` some also learn from the
-teacher that was fine-tuned with the same seed (task-specific distillation). The models' speed is measured in turns.
+fine-tuned teacher, of the same seed or of all (task-specific distillation). The models' speed is measured in turns.
 The scores of each finished run are kept: after an interruption, `resume=true` trains only what is missing.
 """
 
@@ -86,7 +86,8 @@ def main(path: str, overrides: list[str]) -> None:
     """All runs, then the table and the record."""
     recipe = load_recipe(FinetuneRecipe, path, overrides)
     finished = finished_runs(recipe)  # read before this run writes any, so that all processes see the same
-    args = arguments(recipe, next(iter(recipe.models)), recipe.seeds[0])
+    roles = sorted(recipe.models, key=lambda role: role != "teacher")  # the teacher first: others may learn from it
+    args = arguments(recipe, roles[0], recipe.seeds[0])
     say = print if args.process_index == 0 else lambda *words, **how: None
     with args.main_process_first(desc="reading the data"):
         splits = read_splits(recipe.data, recipe.also_test, words=recipe.task == "token-classification")
@@ -95,7 +96,6 @@ def main(path: str, overrides: list[str]) -> None:
         encoded = encode(recipe, splits, names)
     say(f"{len(splits['train'].rows)} examples; labels: {', '.join(names) or 'a number'}")
     models: dict[Any, Any] = {}
-    roles = sorted(recipe.models, key=lambda role: role != "teacher")  # the teacher first: others may learn from it
     for role in roles:  # all of them, before the first is trained
         models[role], new = load(recipe, role, recipe.seeds[0], names)
         check_length(recipe, role, model_facts(models[role], name=role).max_length)
@@ -109,35 +109,35 @@ def main(path: str, overrides: list[str]) -> None:
     launch = {"processes": args.world_size, "mixed_precision": args.mixed_precision}
     if recipe.attn_implementation is not None:
         launch["attn_implementation"] = recipe.attn_implementation
-    for seed in recipe.seeds:
-        for role in roles:
-            model, _ = load(recipe, role, seed, names)
-            teacher = teacher_of(recipe, role, seed)
-            others: dict[str, Any] = dict(launch)
-            if recipe.task_stage and teacher is not None:
-                others |= {"task_stage": stage_values(recipe.task_stage), "teacher": weights_hash(teacher)}
-            depends = depends_on(model, encoded[role].hashes, recipe.training, others)
-            run, file = f"{role}, seed {seed}", score_file(recipe, role, seed)
-            if file in finished:
-                changed = changes(finished[file], depends)
-                if recipe.save_models and not (folder_of(recipe, role, seed) / "config.json").exists():
-                    changed.append("the saved model (there is none)")
-                if not changed:
-                    scores[role][seed] = finished[file]["scores"]
-                    say(f"{run}: {said(recipe, scores[role][seed])}, taken over from {file}", flush=True)
-                    continue
-                say(f"{run}: trained again; this is not as it was for {file}: {', '.join(changed)}", flush=True)
-            kept_ids = kept_by(role, encoded) if teacher is not None else None
-            trainer = finetune(recipe, role, seed, model, encoded[role], names, teacher, kept_ids)
-            del model, teacher
-            scores[role][seed] = score(recipe, trainer, encoded[role])
-            if recipe.save_models:
-                trainer.save_model(str(folder_of(recipe, role, seed)))
-            del trainer  # and with it the weights and the optimizer, before the next ones come
-            gc.collect()
-            if args.process_index == 0:
-                save_scores(file, scores[role][seed], depends)
-            say(f"{run}: {said(recipe, scores[role][seed])}", flush=True)
+    for seed, role in in_order(recipe, roles):
+        model, _ = load(recipe, role, seed, names)
+        teachers = teachers_of(recipe, role, seed)
+        others: dict[str, Any] = dict(launch)
+        if recipe.task_stage and teachers:
+            hashes = [weights_hash(teacher) for teacher in teachers]
+            others |= {"task_stage": stage_values(recipe.task_stage), "teachers": hashes}
+        depends = depends_on(model, encoded[role].hashes, training_of(recipe, role), others)
+        run, file = f"{role}, seed {seed}", score_file(recipe, role, seed)
+        if file in finished:
+            changed = changes(finished[file], depends)
+            if recipe.save_models and not (folder_of(recipe, role, seed) / "config.json").exists():
+                changed.append("the saved model (there is none)")
+            if not changed:
+                scores[role][seed] = finished[file]["scores"]
+                say(f"{run}: {said(recipe, scores[role][seed])}, taken over from {file}", flush=True)
+                continue
+            say(f"{run}: trained again; this is not as it was for {file}: {', '.join(changed)}", flush=True)
+        kept_ids = kept_by(role, encoded) if teachers else None
+        trainer = finetune(recipe, role, seed, model, encoded[role], names, teachers, kept_ids)
+        del model, teachers
+        scores[role][seed] = score(recipe, trainer, encoded[role])
+        if recipe.save_models:
+            trainer.save_model(str(folder_of(recipe, role, seed)))
+        del trainer  # and with it the weights and the optimizer, before the next ones come
+        gc.collect()
+        if args.process_index == 0:
+            save_scores(file, scores[role][seed], depends)
+        say(f"{run}: {said(recipe, scores[role][seed])}", flush=True)
     if args.process_index == 0:
         record = replace(record_of(recipe, args, splits, scores), speed=speed)
         record.save(Path(recipe.output_dir) / RECORD)
@@ -149,9 +149,27 @@ def main(path: str, overrides: list[str]) -> None:
     PartialState().destroy_process_group()
 
 
-def arguments(recipe: FinetuneRecipe, role: str, seed: int) -> TrainingArguments:
+def in_order(recipe: FinetuneRecipe, roles: list[Any]) -> list[tuple[int, Any]]:
+    """All runs, each a seed and a role; teachers come before those whom they teach."""
+    runs = [(seed, role) for seed in recipe.seeds for role in roles]
+    if recipe.task_stage is not None and recipe.task_stage.teachers == "all_seeds":
+        runs.sort(key=lambda run: run[1] != "teacher")
+    return runs
+
+
+def is_taught(recipe: FinetuneRecipe, role: Any) -> bool:
+    """Whether a fine-tuned teacher teaches this role."""
+    return recipe.task_stage is not None and role in recipe.task_stage.roles
+
+
+def training_of(recipe: FinetuneRecipe, role: Any) -> dict[str, Any]:
+    """The training arguments of this role."""
+    return recipe.training | (recipe.task_stage.training if recipe.task_stage and is_taught(recipe, role) else {})
+
+
+def arguments(recipe: FinetuneRecipe, role: Any, seed: int) -> TrainingArguments:
     """Those of one run."""
-    return TrainingArguments(output_dir=str(folder_of(recipe, role, seed)), seed=seed, **recipe.training)
+    return TrainingArguments(output_dir=str(folder_of(recipe, role, seed)), seed=seed, **training_of(recipe, role))
 
 
 def folder_of(recipe: FinetuneRecipe, role: str, seed: int) -> Path:
@@ -243,14 +261,17 @@ def kept_by(role: str, encoded: dict[Any, Encoded]) -> tuple[int, ...] | None:
     return None
 
 
-def teacher_of(recipe: FinetuneRecipe, role: str, seed: int) -> PreTrainedModel | None:
-    """The fine-tuned model that teaches this run, if one does."""
-    if recipe.task_stage is None or role not in recipe.task_stage.roles:
-        return None
-    folder = folder_of(recipe, "teacher", seed)
-    return TASKS[recipe.task].model_class.from_pretrained(
-        folder, use_safetensors=True, attn_implementation=recipe.attn_implementation
-    )
+def teachers_of(recipe: FinetuneRecipe, role: Any, seed: int) -> list[PreTrainedModel]:
+    """The fine-tuned models that teach this run, if any do."""
+    if recipe.task_stage is None or not is_taught(recipe, role):
+        return []
+    seeds = recipe.seeds if recipe.task_stage.teachers == "all_seeds" else (seed,)
+    return [
+        TASKS[recipe.task].model_class.from_pretrained(
+            folder_of(recipe, "teacher", each), use_safetensors=True, attn_implementation=recipe.attn_implementation
+        )
+        for each in seeds
+    ]
 
 
 def cache_of(stage: TaskStage, role: str, seed: int, kept_ids: tuple[int, ...] | None) -> TeacherCache | None:
@@ -275,10 +296,10 @@ def finetune(
     model: PreTrainedModel,
     data: Encoded,
     names: list[str],
-    teacher: PreTrainedModel | None,
+    teachers: list[PreTrainedModel],
     kept_ids: tuple[int, ...] | None = None,
 ) -> Trainer:
-    """One model, fine-tuned with one seed, by its labels alone or by a teacher, too."""
+    """One model, fine-tuned with one seed, by its labels alone or by teachers, too."""
     task, stage = TASKS[recipe.task], recipe.task_stage
     options: dict[str, Any] = {
         "model": model,
@@ -290,10 +311,10 @@ def finetune(
         "compute_metrics": task.metrics(names),
         "on_nonfinite": recipe.on_nonfinite,
     }
-    if teacher is not None and stage is not None:
-        options |= {"teacher_model": teacher, "alignments": stage.alignments, "task_weight": stage.task_weight}
+    if teachers and stage is not None:
+        options |= {"teacher_model": teachers, "alignments": stage.alignments, "task_weight": stage.task_weight}
         options |= {"kept_ids": kept_ids, "teacher_cache": cache_of(stage, role, seed, kept_ids)}
-    trainer = SameOrder(**options) if teacher is None else TaughtInSameOrder(**options)
+    trainer = TaughtInSameOrder(**options) if teachers else SameOrder(**options)
     trainer.train()
     return trainer
 
@@ -324,6 +345,8 @@ def record_of(
         peak_memory_gib=peak_memory_gib(),
         seeds=recipe.seeds,
         taught=stage.roles if stage else (),
+        taught_by=stage.teachers if stage else None,
+        taught_arguments=stage.training if stage else {},
         alignments=alignment_facts(stage.alignments) if stage else (),
         teacher_cache=stage.teacher_cache.dtype if stage and stage.teacher_cache else None,
         top_logits=stage.teacher_cache.top_k if stage and stage.teacher_cache else None,

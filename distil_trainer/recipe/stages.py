@@ -18,6 +18,7 @@ from distil_trainer.record import HUB_ID
 from distil_trainer.schedule import Scheduled, ends
 from distil_trainer.teacher_cache import TeacherCache
 
+_OF_RUNS = {"output_dir": "output_dir", "seed": "seeds"}  # what TrainingArguments call it -> where the recipe says it
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareRecipe:
@@ -214,28 +215,36 @@ class DistillRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskStage:
-    """Task-specific distillation: the teacher that was fine-tuned with the same seed teaches while others are.
+    """Task-specific distillation: fine-tuned teachers teach while others are fine-tuned.
 
     Attributes:
-        roles: who learns from it.
+        roles: who learns from them.
+        teachers: the teacher that was fine-tuned with the same seed, or those of all seeds together. An alignment
+            means one of these by its number in `seeds`, from 1; logits without it are compared with the mean of all.
         alignments: what is compared on the batches of the task, each with the fields of `distil_trainer.Alignment`.
         task_weight: weight of the labels themselves.
+        training: what is other than in the recipe's `training` for those who are taught, such as more epochs.
         teacher_cache: as in `DistillRecipe`; each seed's teacher has a folder of its own in that.
 
     Source: TinyBERT (arXiv 1909.10351) section 3.2, which has it in two steps: layers, then logits.
     """
 
     roles: tuple[Literal["student", "undistilled"], ...] = ("student",)
+    teachers: Literal["same_seed", "all_seeds"] = "same_seed"
     alignments: tuple[Alignment, ...]
     task_weight: Scheduled = 1.0
+    training: dict[str, Any] = field(default_factory=dict)
     teacher_cache: TeacherCache | None = None
 
     def __post_init__(self) -> None:
         require(bool(self.roles), "roles", "student, undistilled or both", self.roles)
         require(bool(self.alignments), "alignments", "at least one", self.alignments)
         check_alignments(self.alignments)
-        check_teachers(self.alignments, 1)
         require(min(ends(self.task_weight)) >= 0, "task_weight", "0 or more", self.task_weight)
+        _check_training(self.training, _OF_RUNS)
+        if self.teachers == "all_seeds":
+            is_one = self.teacher_cache is None
+            require(is_one, "teacher_cache", "none: it keeps what one teacher says, not those of all seeds", "one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,8 +297,10 @@ class FinetuneRecipe:
             if self.task != "token-classification":
                 mapped = source.keep_types or source.rename_types
                 require(not mapped, f"{where}.keep_types", f"no mapping of entity types with {self.task}", mapped)
-        _check_training(self.training, {"output_dir": "output_dir", "seed": "seeds"})
+        _check_training(self.training, _OF_RUNS)
         if self.task_stage is not None:
+            all_teach = self.task_stage.teachers == "all_seeds"
+            check_teachers(self.task_stage.alignments, len(self.seeds) if all_teach else 1)
             missing = [role for role in ("teacher", *self.task_stage.roles) if role not in self.models]
             require(not missing, "models", f"{' and '.join(missing)} too, as task_stage says", sorted(self.models))
             require(self.save_models, "save_models", "true: task_stage reads the fine-tuned teacher", self.save_models)

@@ -287,7 +287,7 @@ def test_the_fine_tuned_teacher_teaches(finetune, sentences, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "teacher, seed 1: F1" in out
     assert out.count("taken over from") == 1
-    assert "student-1.json: task_stage, teacher\n" in out
+    assert "student-1.json: task_stage, teachers\n" in out
     assert "'loss/logits'" in out
     assert "'loss/hidden_states_s2_t2'" in out
     assert (record.taught, record.task_weight) == (("student",), 0.5)
@@ -304,6 +304,37 @@ def test_the_fine_tuned_teacher_teaches(finetune, sentences, tmp_path, capsys):
     both = render_card(student, plain, record)
     assert "taught default)" in both
     assert "taught student: logits, " in both
+
+
+def test_the_teachers_of_all_seeds_teach_together_and_for_longer(finetune, sentences, monkeypatch, capsys):
+    runs, train = [], Trainer.train
+
+    def watched(trainer, *args):
+        runs.append((trainer.args.output_dir[-9:], len(getattr(trainer, "teachers", ())), trainer.args.max_steps))
+        return train(trainer, *args)
+
+    monkeypatch.setattr(Trainer, "train", watched)
+    stage = LESSON | {"teachers": "all_seeds", "training": {"max_steps": 5}}
+    taught = ner(sentences) | {"save_models": True, "task_stage": stage}
+    record = finetune(taught)
+    assert runs == [("teacher-1", 0, 1), ("teacher-2", 0, 1), ("student-1", 2, 5), ("student-2", 2, 5)]
+    assert (record.taught_by, record.taught_arguments) == ("all_seeds", {"max_steps": 5})
+    assert record.arguments["max_steps"] == 1
+    capsys.readouterr()
+    finetune(taught, "resume=true", "task_stage.training.max_steps=6", "task_stage.teachers=same_seed")
+    said = "trained again; this is not as it was for"
+    assert [line.partition(": ")[0] for line in capsys.readouterr().out.splitlines() if said in line] == [
+        "student, seed 1",
+        "student, seed 2",
+    ]
+
+    student = Record(stage="distill", student=ModelFacts(name="student"), teacher=ModelFacts(name="teacher"))
+    page = render_card(student, record)
+    assert (
+        "learned from the fine-tuned teachers of all seeds while it was fine-tuned itself, with other settings" in page
+    )
+    assert "The models were fine-tuned, on the data named below" in page
+    assert "with each of the seeds together taught the student, where `max_steps` was `5`." in page
 
 
 def test_what_the_teachers_predict_is_kept_for_each_seed(finetune, sentences, tmp_path, capsys):
@@ -340,6 +371,23 @@ def test_the_teacher_alone_is_enough(finetune, sentences, capsys):
         ({"save_models": False}, r"save_models: expected true: task_stage reads the fine-tuned teacher; came False"),
         ({"models": {"student": "S"}}, r"models: expected teacher too, as task_stage says; came \['student'\]"),
         ({"task_stage": {"alignments": []}}, r"task_stage\.alignments: expected at least one"),
+        (
+            {"task_stage": LESSON | {"training": {"seed": 3}}},
+            r"task_stage\.training\.seed: this is seeds at the top of the recipe; give it there only",
+        ),
+        (
+            {"task_stage": LESSON | {"teachers": "all_seeds", "teacher_cache": {"folder": "kept"}}},
+            r"task_stage\.teacher_cache: expected none: it keeps what one teacher says, not those of all seeds",
+        ),
+        (
+            {
+                "task_stage": {
+                    "teachers": "all_seeds",
+                    "alignments": [{"feature": "hidden_states", "student_layer": 1, "teacher_layer": 2}],
+                }
+            },
+            r"hidden_states_s1_t2: there are 2 teachers; say whose layer is meant",
+        ),
         ({"task_stage": LESSON | {"roles": []}}, r"task_stage\.roles: expected student, undistilled or both"),
         ({"task_stage": LESSON | {"roles": ["teacher"]}}, r"task_stage\.roles\[0\]: expected one of student, undis"),
         ({"task_stage": LESSON | {"task_weight": -1}}, r"task_stage\.task_weight: expected 0 or more; came -1"),
