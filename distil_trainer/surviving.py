@@ -101,7 +101,9 @@ class SurvivingTrainer(Trainer):
 
     def _load_callback_state(self) -> None:
         whole: Any = self.state.stateful_callbacks
-        ours = {type(c).__name__ for c in self.callback_handler.callbacks if not isinstance(c, ExportableState)} | {KEPT}
+        ours = {type(c).__name__ for c in self.callback_handler.callbacks if not isinstance(c, ExportableState)} | {
+            KEPT
+        }
         self.state.stateful_callbacks = {name: state for name, state in whole.items() if name not in ours}
         super()._load_callback_state()
         self.state.stateful_callbacks = whole

@@ -39,7 +39,9 @@ def test_the_adapter_alone_learns_and_is_saved(make_args, tmp_path, mapped):
     }
     assert trainer.evaluate()["eval_loss"] < loss
     assert torch.equal(flat_weights(trainer.teacher.model), teacher)
-    assert {name for name, p in trainer.model.named_parameters() if p.requires_grad} == {n for n in after if "lora" in n}
+    assert {name for name, p in trainer.model.named_parameters() if p.requires_grad} == {
+        n for n in after if "lora" in n
+    }
 
     folder = tmp_path / "out" / "checkpoint-4"
     assert not (folder / "model.safetensors").exists()

@@ -80,7 +80,13 @@ def test_callbacks_are_given_back_their_states(make_args, tmp_path):
 
     def run(folder, **args):
         stop = EarlyStoppingCallback(early_stopping_patience=5)
-        args = {"max_steps": 4, "metric_for_best_model": "loss", "output_dir": str(tmp_path / folder), **EVERY_STEP, **args}
+        args = {
+            "max_steps": 4,
+            "metric_for_best_model": "loss",
+            "output_dir": str(tmp_path / folder),
+            **EVERY_STEP,
+            **args,
+        }
         return distilling(make_args, args=args, balance_terms=True, callbacks=[stop])
 
     whole = run("whole")

@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 from conftest import flat_weights
-from distilling import TERMS, distilling, logged
+from distilling import LAYERS, TERMS, distilling, logged
 from transformers import TrainerCallback
 
 from distil_trainer import Alignment
@@ -74,7 +74,8 @@ def test_the_run_is_that_of_the_smaller_batch(make_args, failing):
 
 
 def test_a_forward_that_failed_holds_on_to_nothing(make_args):
-    trainer = distilling(make_args)
+    first = Alignment(feature="value_relation", loss="kl", student_layer=1, teacher_layer=4)
+    trainer = distilling(make_args, alignments=[first, *LAYERS], task_weight=0.0)
     fail_above(trainer.model, 0)
     batch = trainer._prepare_inputs(trainer.data_collator(trainer.train_dataset[:4]))
     with pytest.raises(RuntimeError, match="out of memory"):

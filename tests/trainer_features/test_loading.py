@@ -31,7 +31,11 @@ class Count(TrainerCallback):
 def test_workers_change_nothing_and_are_gone_afterwards(make_args, persistent):
     plain = weights(make_args)
     threads = threading.active_count()
-    workers = {"dataloader_num_workers": 2, "dataloader_persistent_workers": persistent, "dataloader_prefetch_factor": 1}
+    workers = {
+        "dataloader_num_workers": 2,
+        "dataloader_persistent_workers": persistent,
+        "dataloader_prefetch_factor": 1,
+    }
     count = Count()
     trainer = distilling(make_args, args=workers, callbacks=[count])
     trainer.train()

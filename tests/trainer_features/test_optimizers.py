@@ -46,7 +46,9 @@ def test_an_optimizer_and_a_schedule_of_ones_own(make_args):
     own.train()
     assert own.optimizer.optimizer is optimizer
     assert torch.equal(flat_weights(own.model), flat_weights(trainer.model))
-    classes = distilling(make_args, args={"lr_scheduler_type": "constant"}, optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": 0.05}))
+    classes = distilling(
+        make_args, args={"lr_scheduler_type": "constant"}, optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": 0.05})
+    )
     classes.train()
     assert torch.equal(flat_weights(classes.model), flat_weights(trainer.model))
 
@@ -55,7 +57,7 @@ def test_an_optimizer_without_the_projections_is_refused(make_args):
     model = distilling(make_args).model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     trainer = distilling(make_args, model=model, optimizers=(optimizer, None), alignments=(*TERMS, MAPPED))
-    with pytest.raises(TrainingSetupError, match="projections.*not in the optimizer"):
+    with pytest.raises(TrainingSetupError, match=r"projections.*not in the optimizer"):
         trainer.train()
     optimizer.add_param_group({"params": list(trainer.projections.parameters())})
     before = flat_weights(trainer.projections).clone()

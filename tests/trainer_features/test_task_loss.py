@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import flat_weights, pad_batch, ragged_examples
 from distilling import distilling
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 SPLITS = ((8, 1), (1, 8))
 
