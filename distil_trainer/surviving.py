@@ -100,13 +100,14 @@ class SurvivingTrainer(Trainer):
         kept_state(self.state.stateful_callbacks)["files"] = files_of(output_dir)
 
     def _load_callback_state(self) -> None:
-        whole: Any = self.state.stateful_callbacks
+        state: Any = self.state
+        whole = state.stateful_callbacks
         ours = {type(c).__name__ for c in self.callback_handler.callbacks if not isinstance(c, ExportableState)} | {
             KEPT
         }
-        self.state.stateful_callbacks = {name: state for name, state in whole.items() if name not in ours}
+        state.stateful_callbacks = {name: kept for name, kept in whole.items() if name not in ours}
         super()._load_callback_state()
-        self.state.stateful_callbacks = whole
+        state.stateful_callbacks = whole
 
     def _clear(self, run: Path, folder: Path) -> None:
         """Removes what is in place of the checkpoint, and with `save_total_limit` what would count for whole."""

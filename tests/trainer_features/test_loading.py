@@ -27,13 +27,12 @@ class Count(TrainerCallback):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.parametrize("persistent", [False, True])
-def test_workers_change_nothing_and_are_gone_afterwards(make_args, persistent):
+def test_workers_change_nothing_and_are_gone_afterwards(make_args):
     plain = weights(make_args)
     threads = threading.active_count()
     workers = {
         "dataloader_num_workers": 2,
-        "dataloader_persistent_workers": persistent,
+        "dataloader_persistent_workers": True,
         "dataloader_prefetch_factor": 1,
     }
     count = Count()
