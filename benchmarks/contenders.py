@@ -59,13 +59,13 @@ def ours(plan: Plan, *, dropout: float, bf16: bool, compiled: bool = False) -> B
         with tempfile.TemporaryDirectory() as folder:
             trainer = DistillationTrainer(
                 model=student,
-                args=TrainingArguments(folder, bf16=bf16, torch_compile=compiled, **_arguments(plan)),
+                args=TrainingArguments(folder, bf16=bf16, torch_compile=compiled, **arguments(plan)),
                 teacher_model=teacher,
                 teacher_dtype=torch.bfloat16 if bf16 else None,
                 alignments=alignments(plan),
                 train_dataset=examples(plan),
                 data_collator=collate,
-                callbacks=[_Marks(mark)],
+                callbacks=[Marks(mark)],
             )
             trainer.train()
 
@@ -221,7 +221,7 @@ def bertdistiller(plan: Plan) -> Built:
                 num_relation_heads=job.heads,
                 relations={(1, 2): 1.0},
                 bf16=plan.device == "cuda",
-                **_arguments(plan),
+                **arguments(plan),
             )
             MiniLMTrainer(
                 model=student,
@@ -229,7 +229,7 @@ def bertdistiller(plan: Plan) -> Built:
                 teacher_model=teacher,
                 train_dataset=examples(plan, labels=False),
                 data_collator=collate,
-                callbacks=[_Marks(mark)],
+                callbacks=[Marks(mark)],
             ).train()
 
     return student, train
@@ -253,7 +253,7 @@ def matrix_products(plan: Plan) -> Built:
     return None, train
 
 
-class _Marks(TrainerCallback):
+class Marks(TrainerCallback):
     """Marks the end of every step."""
 
     def __init__(self, mark: Mark) -> None:
@@ -263,7 +263,7 @@ class _Marks(TrainerCallback):
         self.mark()
 
 
-def _arguments(plan: Plan) -> dict[str, Any]:
+def arguments(plan: Plan) -> dict[str, Any]:
     """The training arguments that both users of `Trainer` get."""
     return {
         "max_steps": plan.steps,

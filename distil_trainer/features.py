@@ -181,6 +181,7 @@ class FeatureReader:
         self._ends_early = ends_early
         self._ends_in_block = not is_sharded(self.model)
         with ExitStack() as stack:
+            stack.callback(self._forget)
             if ends_early:
                 stack.enter_context(self._ending_early())
             for layer, hook in self._keep_hidden_states.items():
@@ -210,8 +211,11 @@ class FeatureReader:
             if self.asks_for_probs:
                 stack.enter_context(self.model.register_forward_hook(self._keep_probs, prepend=True))
             yield features
-        self._features = Features()  # a later forward without a reader must not fill these
         self._check(features)
+
+    def _forget(self) -> None:
+        """Lets go of what was read, also of a forward that failed; a later one without a reader must not fill it."""
+        self._features = Features()
 
     @contextmanager
     def _ending_early(self) -> Iterator[None]:

@@ -123,6 +123,7 @@ class LanguageModelHead:
         try:
             yield
         finally:
+            self._taken = None  # what was read of the batch is its reader's to keep
             for hook in hooks:
                 hook.remove()
 

@@ -60,10 +60,20 @@ class LearningTrainer(FiniteTrainer, PushingTrainer):
 
         The others are frozen until training ends: they are neither decayed nor waited for by DDP, which then need not
         look for unused ones (it still does if `ddp_find_unused_parameters` says so, as layer drop needs).
+
+        Raises:
+            TrainingSetupError: an optimizer that was passed has not got the projections.
         """
         if self.teacher is not None and model is None and not self.unreached:
             self._freeze_unreached()
-        return super().create_optimizer(model)
+        optimizer = super().create_optimizer(model)
+        learned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if self.projections is not None and not learned.issuperset(map(id, self.projections.parameters())):
+            raise TrainingSetupError(
+                "the learned projections are not in the optimizer, so they would stay random. Leave optimizers out "
+                "(optimizer_cls_and_kwargs takes a class), or add a group with trainer.projections.parameters() to it."
+            )
+        return optimizer
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         if self.teacher is None or not self.is_fsdp_enabled:
@@ -106,6 +116,9 @@ class LearningTrainer(FiniteTrainer, PushingTrainer):
                 vocabulary=getattr(getattr(self.model, "config", None), "vocab_size", None),
                 shifts_labels=self._loss_shifts_labels,
             )
+        # accelerate keeps every loader, and a loader its workers if they are persistent
+        self.accelerator._dataloaders = [kept for kept in self.accelerator._dataloaders if kept is not loader]
+        del loader
         with in_eval_mode(self.model), torch.compiler.set_stance("force_eager"):  # layer drop would hide blocks
             example = self._prepare_inputs(first_example(batch))
             loss: Any = self.compute_loss(self.model, example)

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
 from distil_trainer.checkpoints import (
@@ -39,7 +40,8 @@ class SurvivingTrainer(Trainer):
         CheckpointError: `args.output_dir` cannot be written.
 
     Overrides of `Trainer`: `train` (chooses and checks the checkpoint), `_save_checkpoint` (clears the place, and
-    says what to do if it cannot be written), `_save_rng_state` (the last thing before the state).
+    says what to do if it cannot be written), `_save_rng_state` (the last thing before the state),
+    `_load_callback_state` (not what we put beside the states of callbacks).
     """
 
     _tr_loss: torch.Tensor  # of Trainer: summed since the last log, on this process
@@ -97,6 +99,16 @@ class SurvivingTrainer(Trainer):
         self.accelerator.wait_for_everyone()  # each process writes its own
         kept_state(self.state.stateful_callbacks)["files"] = files_of(output_dir)
 
+    def _load_callback_state(self) -> None:
+        state: Any = self.state
+        whole = state.stateful_callbacks
+        ours = {type(c).__name__ for c in self.callback_handler.callbacks if not isinstance(c, ExportableState)} | {
+            KEPT
+        }
+        state.stateful_callbacks = {name: kept for name, kept in whole.items() if name not in ours}
+        super()._load_callback_state()
+        state.stateful_callbacks = whole
+
     def _clear(self, run: Path, folder: Path) -> None:
         """Removes what is in place of the checkpoint, and with `save_total_limit` what would count for whole."""
         shutil.rmtree(folder, ignore_errors=True)
@@ -117,6 +129,7 @@ class SurvivingTrainer(Trainer):
         """Goes on with the losses since the last log that the checkpoint holds."""
         since_log = kept_state(self.state.stateful_callbacks).get("since_log")
         if since_log is None:
+            self._take_up_terms({})  # of a first try that was too large for the memory
             return
         losses = since_log["losses"]
         mean = sum(losses) / len(losses)

@@ -154,11 +154,9 @@ class DistillationTrainer(LearningTrainer):
             models = [teacher_model] if isinstance(teacher_model, nn.Module | str) else list(teacher_model)
             check_teachers(self.alignments, len(models), teacher_weights)
             self.teacher_shares = teacher_shares(teacher_weights, len(models))
+            self._kept_ids = kept_ids
             self.teachers = tuple(
-                self._make_teacher(
-                    model, [a for a in self.alignments if a.teacher in (None, number)], teacher_dtype, kept_ids
-                )
-                for number, model in enumerate(models, start=1)
+                self._make_teacher(model, number, teacher_dtype) for number, model in enumerate(models, start=1)
             )
             self.teacher = self.teachers[0]
             if any(alignment.projection for alignment in self.alignments):
@@ -175,28 +173,27 @@ class DistillationTrainer(LearningTrainer):
         self._training_terms, self._evaluation_terms = Meter(), Meter()
         self._terms_before_step = Meter()
 
-    def _make_teacher(
-        self,
-        model: Any,
-        alignments: Sequence[Alignment],
-        dtype: torch.dtype | None,
-        kept_ids: Sequence[int] | None,
-    ) -> Teacher:
+    def _make_teacher(self, model: Any, number: int, dtype: torch.dtype | None) -> Teacher:
         """One teacher, loaded and checked, for the alignments that read it."""
+        alignments = self._alignments_of(number)
         if isinstance(model, str):
-            if kept_ids is None:
+            if self._kept_ids is None:
                 check_tokenizer(model, self.processing_class)
             model = load_teacher(model, like=self.model, alignments=alignments)
             dtype = dtype or fast_dtype(self.args.device)
-        check_pair(self.model, model, alignments, kept_ids)
+        check_pair(self.model, model, alignments, self._kept_ids)
         options = {"backend": self.args.torch_compile_backend, "mode": self.args.torch_compile_mode}
         return Teacher(
             model if is_placed(model) else model.to(self.args.device),
             alignments,
             dtype=dtype,
             compile_options=options if self.args.torch_compile else None,
-            kept_ids=kept_ids,
+            kept_ids=self._kept_ids,
         )
+
+    def _alignments_of(self, number: int) -> list[Alignment]:
+        """Those that read this teacher (one-based)."""
+        return [alignment for alignment in self.alignments if alignment.teacher in (None, number)]
 
     def _keep_features(self, cache: TeacherCache | str | os.PathLike[str]) -> None:
         if len(self.teachers) != 1:
@@ -340,6 +337,8 @@ class DistillationTrainer(LearningTrainer):
 
     def _student_reader(self) -> FeatureReader:
         if self._reader is None or self._reader.model is not self.model:  # made anew by model_init
+            for number, teacher in enumerate(self.teachers, start=1):
+                check_pair(self.model, teacher.model, self._alignments_of(number), self._kept_ids)
             also = () if self._balance is None else (self._balance.layer,)
             self._reader = reader_for(
                 self.model, self.alignments, role="student", also=also, projections=self.projections

@@ -67,6 +67,37 @@ def test_the_pipeline_is_measured_from_the_corpus_to_the_batches(load, tmp_path,
     assert len(capsys.readouterr().out.splitlines()) == 2 + 12
 
 
+def test_the_overhead_is_measured_in_three_ways(load, tmp_path, capsys):
+    path = tmp_path / "overhead.json"
+    threads = torch.get_num_threads()
+    load("overhead").main(["--out", str(path), "--size", "tiny", "--steps", "2"])
+    torch.set_num_threads(threads)
+    saved = json.loads(path.read_text())
+    ways = ["a loop of one's own", "Trainer", "DistillationTrainer"]
+    assert len(saved["turns"]) == 2
+    assert all(sorted(turn[kind]) == sorted(ways) for turn in saved["turns"] for kind in ("clock", "cpu"))
+    assert saved["over the loop"][ways[0]] == {"clock": [0.0] * 3, "cpu": [0.0] * 3}
+    assert "| DistillationTrainer | 0.0" in capsys.readouterr().out
+
+
+def test_the_three_ways_are_the_same_training(load, monkeypatch):
+    overhead, job = load("overhead"), load("job")
+    students, models = [], overhead.models
+
+    def keep(*args, **kwargs):
+        teacher, student = models(*args, **kwargs)
+        students.append(student)
+        return teacher, student
+
+    monkeypatch.setattr(overhead, "models", keep)
+    plan = job.Plan(job=job.SIZES["tiny"], steps=3, learning_rate=1e-3)
+    for way in overhead.WAYS.values():
+        way(plan, lambda: None)
+    first, *others = [torch.cat([p.detach().flatten() for p in student.parameters()]) for student in students]
+    for other in others:
+        assert torch.allclose(other, first, rtol=1e-4, atol=1e-5)
+
+
 def test_one_that_fails_costs_the_others_nothing(load, monkeypatch, capsys):
     peers, job = load("peers"), load("job")
 

@@ -3,8 +3,8 @@ from conftest import tiny_config, tiny_model
 from transformers import BertForMaskedLM, BertForSequenceClassification, BertModel, LlamaConfig, LlamaModel
 
 from distil_trainer import Alignment, methods
-from distil_trainer.compatibility import check_pair
-from distil_trainer.errors import AlignmentError
+from distil_trainer.compatibility import check_pair, refuse_data_parallel
+from distil_trainer.errors import AlignmentError, TrainingSetupError
 
 LAYERS = methods.lightmbert(student_layers=2, teacher_layers=4)
 LOGITS = (Alignment(feature="logits", loss="kl"),)
@@ -79,3 +79,11 @@ def test_logits_need_a_head_of_the_same_size_on_both_sides():
     three, two = (tiny_model(BertForSequenceClassification, num_labels=n) for n in (3, 2))
     with pytest.raises(AlignmentError, match="number of logits of the student is 3, of the teacher 2"):
         check_pair(three, two, LOGITS)
+
+
+def test_one_process_with_several_gpus_is_refused(make_args, monkeypatch):
+    args = make_args()
+    refuse_data_parallel(args)
+    monkeypatch.setattr("transformers.TrainingArguments.n_gpu", 2)
+    with pytest.raises(TrainingSetupError, match="2 GPUs are visible but one process runs"):
+        refuse_data_parallel(args)
