@@ -128,7 +128,7 @@ def _metadata(
     for row in results:
         if score := row["scores"].get("student"):
             scores.setdefault(what_was_measured(score), score)
-    tags = [*(["distillation"] if made_by else []), *([slug(method)] if method else [])]
+    tags = [tag for tag in ("distillation" if made_by else "", slug(method or "")) if tag]
     emissions = sum(r.emissions.co2_grams for r in lineage if r.emissions)
     base_model = _base_model(student, teacher, made_by.provenance if made_by else None, lineage)
     is_adapter = (student.class_name or "").startswith("Peft")

@@ -1,9 +1,10 @@
 """Which checkpoints are whole: a run that was killed goes on from no other."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
+
+from transformers import TrainerState
 
 from distil_trainer.errors import CheckpointError
 
@@ -37,9 +38,12 @@ def problem_of(checkpoint: str | os.PathLike[str]) -> str | None:
     """
     folder = Path(checkpoint)
     try:
-        state = json.loads((folder / STATE).read_bytes())
-        expected = kept_state(state.get("stateful_callbacks")).get("files", {})
-    except (OSError, ValueError, AttributeError):
+        state = TrainerState.load_from_json(str(folder / STATE))
+        expected = kept_state(state.stateful_callbacks).get("files", {})
+        is_state = {type(size) for size in expected.values()} <= {int} and type(state.global_step) is int
+    except Exception:  # it may hold anything
+        is_state = False
+    if not is_state:
         return f"it has no {STATE} that can be read"
     found = files_of(folder)
     for name, size in expected.items():

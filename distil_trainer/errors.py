@@ -1,8 +1,26 @@
 """The errors this library raises on purpose. Each message says what was expected, what came, and what to do."""
 
+import re
+
+# Characters that move the cursor, change colours or turn the writing direction, and halves of a character.
+_ACTIVE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_START, _END = 8_000, 2_000  # characters of a message that is cut
+
+
+def printable(text: str) -> str:
+    r"""`text`, with what a terminal would act upon spelled out: `\x1b` for the escape character. Lines stay lines."""
+    return _ACTIVE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
 
 class DistilTrainerError(Exception):
-    """Base of every error of ours: `except DistilTrainerError` catches them all."""
+    """Base of every error of ours: `except DistilTrainerError` catches them all.
+
+    A message may quote a file or a name of any origin: it is made `printable`, and cut in the middle if it is long.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        cut = len(message) > _START + _END
+        super().__init__(printable(f"{message[:_START]} [...] {message[-_END:]}" if cut else message))
 
 
 class AlignmentError(DistilTrainerError, ValueError):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from distil_trainer.errors import CardError
 
 _MARKER = re.compile(r"^[ \t]*<!--[ \t]*(/?)[ \t]*keep:[ \t]*([\w-]+)[ \t]*-->[ \t]*$", re.MULTILINE)
+_METADATA = re.compile(r"\A---\n.*?\n---[ \t]*\n", re.DOTALL)
 _LOOKS_LIKE_ONE = re.compile(r"<!--\W*keep\b.*", re.IGNORECASE)
 
 
@@ -19,7 +20,7 @@ def kept_sections(page: str) -> dict[str, str]:
     """
     sections: dict[str, str] = {}
     start: re.Match[str] | None = None
-    page = page.replace("\r\n", "\n")
+    page = _METADATA.sub("", page.replace("\r\n", "\n"))  # a name there may look like a marker
     if strange := _LOOKS_LIKE_ONE.search(_MARKER.sub("", page)):
         raise CardError(
             f"README.md: {strange[0]} looks like a marker of text by hand but is none. Expected <!-- keep: NAME --> or "

@@ -19,7 +19,7 @@ from distil_trainer.record import Evaluation
 
 _SPECIAL = {**{c: "\\" + c for c in "\\`*_[]|~$"}, "&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
 # Characters that are not text, and those that turn the writing direction of what follows.
-_INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+_INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\u061c]")
 
 
 class _Raw(str):
@@ -52,13 +52,14 @@ def slug(text: str) -> str:
 def _code(value: object) -> str:
     """`value` in backticks; plain where backticks could be broken out of."""
     text = one_line(value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False))
-    return text if "`" in text or "|" in text or not text else _Raw(f"`{text}`")
+    return text if not text or any(mark in text for mark in ("`", "|", "<!--")) else _Raw(f"`{text}`")
 
 
 def _fence(text: str, language: str) -> str:
     """A block of code. The fence is longer than any run of backticks in it."""
     ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    text = _INVISIBLE.sub("", text).strip().replace("<!--", "<! --")  # no marker of text by hand
+    lines = _INVISIBLE.sub("", text).strip().splitlines()  # of every kind that Python knows
+    text = "\n".join(lines).replace("<!--", "<! --")  # no marker of text by hand
     return _Raw(f"{ticks}{language}\n{text}\n{ticks}")
 
 
@@ -123,7 +124,7 @@ def environment() -> jinja2.Environment:
         "megabytes": _megabytes,
         "duration": _duration,
         "score": _score,
-        "quoted": lambda text: _Raw(json.dumps(one_line(text), ensure_ascii=False)),
+        "quoted": lambda text: _Raw(json.dumps(one_line(text), ensure_ascii=False).replace("<", r"\u003c")),
         "short": lambda text: text[:7] if re.fullmatch("[0-9a-f]{40}", text) else text,
         "significant": lambda value: f"{value:.4g}",
         "language": language_name,

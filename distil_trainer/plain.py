@@ -15,6 +15,7 @@ import numpy as np
 from distil_trainer.errors import RecordError
 
 TOKEN = re.compile(r"hf_\w{20,}", re.ASCII)
+_HALF = re.compile("[\ud800-\udfff]")
 _PATH = re.compile(r"(?<![\w./\\])(?:~?/|[A-Za-z]:[\\/]|\\\\)(?:[^\\/\s\"'`<>()=,;]+[\\/]+)*[^\\/\s\"'`<>()=,;]+[\\/]?")
 
 
@@ -69,6 +70,8 @@ def checked(value: Any, hint: Any, where: str) -> Any:
     if hint is str and isinstance(value, str):
         if TOKEN.search(value):
             raise RecordError(f"{where}: holds an access token (hf_...); a record is public. Remove it, and revoke it.")
+        if _HALF.search(value):
+            raise wrong_value(where, "text that UTF-8 can write, without halves of characters (surrogates)", value)
         return without_paths(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is float and number and math.isfinite(value):

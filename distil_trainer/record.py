@@ -22,6 +22,8 @@ from distil_trainer.plain import CheckedFields, checked, wrong_value
 SCHEMA = 1
 Role = Literal["teacher", "student", "undistilled"]
 HUB_ID = re.compile(r"(?=.{1,96}$)(?!.*(--|\.\.))[A-Za-z0-9](?:[\w.-]*\w)?(?:/\w(?:[\w.-]*\w)?)?", re.ASCII)
+REVISION = re.compile(r"(?!.*(\.\.|//|@\{))[^\x00-\x20\x7f~^:?*\[\\/-][^\x00-\x20\x7f~^:?*\[\\]*")
+"""A branch, tag or commit, as git allows them: no path that leads elsewhere."""
 WITHOUT_EFFECT = re.compile(r"logging_.*|report_to|run_name|disable_tqdm|dataloader_(pin_memory|num_workers)")
 """Names of `TrainingArguments` that change no score: what is shown, and how data is fetched."""
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
@@ -313,7 +315,7 @@ class Record(CheckedFields):
                 raise wrong_value("schema", f"a JSON object with `schema` {SCHEMA}, which `Record.save` writes", came)
             del content["schema"]
             return typing.cast(Record, checked(content, cls, "Record"))
-        except (OSError, ValueError) as error:  # JSON, UTF-8 and record errors are all ValueErrors
+        except (OSError, ValueError, RecursionError) as error:  # JSON, UTF-8 and record errors are all ValueErrors
             raise RecordError(f"{path} cannot be read as a record: {error}") from error
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -58,7 +59,8 @@ class SurvivingTrainer(Trainer):
         """As `Trainer.train`; `resume_from_checkpoint=True` takes the newest checkpoint that is whole.
 
         Raises:
-            CheckpointError: there is none, or the one that is given is not whole.
+            CheckpointError: there is none, the one that is given is not whole, or a file of it is a pickle of more than
+                tensors and plain values, of which nothing is run.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = newest_whole(str(self.args.output_dir))
@@ -69,7 +71,15 @@ class SurvivingTrainer(Trainer):
                 )
         elif resume_from_checkpoint:
             check_whole(resume_from_checkpoint)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        except UnpicklingError as error:  # of torch.load(weights_only=True), the only way Trainer reads them
+            if not resume_from_checkpoint:
+                raise
+            raise CheckpointError(
+                f"expected tensors and plain values in the .pt, .pth and .bin files of {resume_from_checkpoint}, but "
+                "one of them is damaged, or a pickle that may run code. Nothing of it was run. Give another checkpoint."
+            ) from error
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As `Trainer._save_checkpoint`.

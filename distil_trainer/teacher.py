@@ -12,7 +12,7 @@ from distil_trainer.alignment import RELATIONS, Alignment, Place
 from distil_trainer.errors import CaptureError, TrainingSetupError
 from distil_trainer.features import FeatureReader, Features
 from distil_trainer.head import HeadRows, without_adapters
-from distil_trainer.loading import loading
+from distil_trainer.loading import check_files, loading
 from distil_trainer.projection import Projections
 from distil_trainer.word_tables import trim_embeddings
 
@@ -31,13 +31,15 @@ def load_teacher(name: str, *, like: nn.Module, alignments: Sequence[Alignment])
     """
     if not reads_logits(alignments):
         with loading(name, TrainingSetupError):
-            return AutoModel.from_pretrained(name, use_safetensors=True, dtype="auto")
+            check_files(name)
+            return AutoModel.from_pretrained(name, use_safetensors=True, dtype="auto", trust_remote_code=False)
     if not isinstance(like, PreTrainedModel):
         raise TrainingSetupError(
             f"cannot tell which head the teacher {name!r} needs, because the student is a {type(like).__name__}. "
             "Load the teacher yourself and pass the model."
         )
     with loading(name, TrainingSetupError):
+        check_files(name)
         return type(like).from_pretrained(name, use_safetensors=True, dtype="auto")
 
 

@@ -19,7 +19,7 @@ from accelerate.state import PartialState
 
 from distil_trainer import Record
 from distil_trainer.data import find_files
-from distil_trainer.errors import DataError
+from distil_trainer.errors import DataError, printable
 from distil_trainer.facts import process_facts
 from distil_trainer.recipe import PrepareRecipe, TextData, load_recipe, load_tokenizer
 from distil_trainer.text import raw_texts, read_text
@@ -121,7 +121,7 @@ def table(counts: Mapping[str, Any]) -> str:
     broken = counts["broken"]
     if broken["places"]:
         rows.append(f"{broken['places']:,} broken places in {broken['files']:,} files")
-    return "\n".join(rows)
+    return "\n".join(map(printable, rows))  # genres are text of the corpus
 
 
 def _sum(amounts: Iterable[Mapping[str, int]], name: str) -> int:

@@ -197,7 +197,7 @@ BAD = [
     ("line 2", "? {a: 1}\n: 2", "expected plain YAML"),
     ("metadata", "a: 2024-02-30", "expected plain YAML"),
     ("metadata", "a: \x07", "expected plain YAML"),
-    ("metadata", "[" * 1_000, "expected plain YAML"),
+    ("line 2", "[" * 1_000, "expected plain YAML"),
     ("metadata", "- a\n- b", "expected a mapping"),
     ("metadata", "", "expected a mapping; came null"),
     ("metadata", "just text", "expected a mapping"),

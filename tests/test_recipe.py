@@ -129,7 +129,7 @@ def test_defaults_and_null(load):
         ("no: 3\ninner: {size: 3}", "keys should be text; came False"),
         ("inner: {size: 3, size: 4}", "line 1, column 18: this is not valid YAML: the key 'size' is given twice"),
         ("inner: {size: 3", "line 1, column 16: this is not valid YAML: "),
-        ("inner: !!python/name:os.system {}", "this is not valid YAML: could not determine a constructor"),
+        ("inner: !!python/name:os.system {}", "this is not valid YAML: a tag"),
         ("inner: {size: 2024-99-01}", "this is not valid YAML: month must be in 1..12"),
         ("- 1", "recipe.yaml: expected a mapping (key: value); came [1] (a list)."),
         ("", "recipe.yaml: expected a mapping (key: value); came null"),

@@ -11,7 +11,7 @@ from distil_trainer.corpora.counts import GigawordCounts
 from distil_trainer.corpora.markup import BrokenMarkupError, Sentence, SentenceParser
 from distil_trainer.corpora.selection import GigawordFilter
 from distil_trainer.corpora.streams import SUFFIXES, BrokenStreamError, read_blocks
-from distil_trainer.errors import DataError
+from distil_trainer.errors import DataError, printable
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,13 @@ def _read_files(
         if skipped := reading.skipped():
             logger.warning(
                 "%s is broken: %s. Left out %s bytes of its XML in %d places and %s bytes that cannot be decompressed.",
-                *(skipped.file, skipped.reason, f"{skipped.lost_bytes:,}", skipped.breaks, f"{skipped.unread_bytes:,}"),
+                *(
+                    printable(str(skipped.file)),
+                    printable(skipped.reason),
+                    f"{skipped.lost_bytes:,}",
+                    skipped.breaks,
+                    f"{skipped.unread_bytes:,}",
+                ),
             )
             if on_skip:
                 on_skip(skipped)

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from safetensors import SafetensorError, safe_open
 
-from distil_trainer.errors import DistilTrainerError, PublishError, RecordError
+from distil_trainer.errors import DistilTrainerError, PublishError, RecordError, printable
 from distil_trainer.hub.private import check_secrets, without_local_paths
 from distil_trainer.metadata import check_metadata
 from distil_trainer.record import HUB_ID, Record
@@ -61,7 +61,8 @@ class Contents:
     def __str__(self) -> str:
         lines = [f"{size:>15,}  {name}" for name, size in self.sizes.items()]
         lines.append(f"{sum(self.sizes.values()):>15,}  bytes in {len(self.files)} files")
-        return "\n".join([*lines, *(f"{'stays here':>15}  {name} ({why})" for name, why in self.left_out.items())])
+        lines += [f"{'stays here':>15}  {name} ({why})" for name, why in self.left_out.items()]
+        return "\n".join(map(printable, lines))
 
 
 def read_contents(folder: str | os.PathLike[str], *, also: Sequence[str] = (), secrets: Sequence[str] = ()) -> Contents:
@@ -99,6 +100,9 @@ def _read(folder: Path, also: Sequence[str], secrets: Sequence[str]) -> Contents
         elif _in(name, _RECORDS) and not _is_record(file):
             left_out[name] = "no record"
         elif _in(name, also) or any(_in(name, [p]) and p.count("/") == name.count("/") for p in _PUBLISHED):
+            if not file.resolve().is_relative_to(folder.resolve()):
+                remedy = "Put a copy in its place, if it is to be published."
+                raise PublishError("files", f"{name} is a link to a file outside of {folder}.", remedy)
             files[name] = without_local_paths(file) if file.name in _CLEANED else file
         else:
             left_out[name.split("/")[0] + "/" * ("/" in name)] = "no part of a model page"

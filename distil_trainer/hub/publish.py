@@ -21,6 +21,7 @@ from distil_trainer.hub.contents import Contents, read_contents
 from distil_trainer.hub.hashes import git_sha1, sha256
 from distil_trainer.hub.patience import Patience
 from distil_trainer.hub.problems import explain
+from distil_trainer.record import HUB_ID, REVISION
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ def publish(
     """
     if create_pr and revision is not None:
         raise PublishError("files", "Both revision and create_pr were given.", "A pull request is made to main.")
+    _check_names(repo_id, revision)
     token = _checked(token or get_token())
     contents = read_contents(folder, also=also, secrets=[token] if token else [])
     if dry_run:
@@ -100,6 +102,7 @@ def prepare_repository(
 
     Args and errors are those of `publish`. Returns the id with its namespace.
     """
+    _check_names(repo_id, None)
     hub = _Hub(repo_id, _checked(token or get_token()), timeout)
     return hub.insist(lambda: _prepare(hub.api, repo_id, private))
 
@@ -108,6 +111,16 @@ def _prepare(api: HfApi, repo_id: str, private: bool | None) -> str:
     if api.whoami().get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise PublishError("permission", "The access token may only read.", "Use a token with the right to write.")
     return _ensure_repository(api, repo_id, private)
+
+
+def _check_names(repo_id: str, revision: str | None) -> None:
+    """They become parts of addresses and of folders in the client's cache."""
+    if not HUB_ID.fullmatch(repo_id):
+        raise PublishError(
+            "refused", f"{repo_id!r} cannot be the id of a repository.", "Give namespace/name: letters, digits, - _ ."
+        )
+    if revision is not None and not REVISION.fullmatch(revision):
+        raise PublishError("refused", f"{revision!r} cannot be a branch.", "Give a name that git allows.")
 
 
 def _checked(token: str | None) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from distil_trainer.errors import CardError
+from distil_trainer.plain_yaml import PlainLoader
 
 Problem = tuple[str, str]
 
@@ -18,19 +19,14 @@ QUOTES = "Put text in quotes: without them, YAML reads 1.0, no and 2024-01-31 as
 _FRONT_MATTER = re.compile(r"---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader, for plain YAML only. It remembers the keys that came twice: YAML keeps the last of them."""
+class _Loader(PlainLoader):
+    """The plain loader. It remembers the keys that came twice: YAML keeps the last of them."""
+
+    instead = "Write the value itself, and cast numpy scalars"
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.repeated: list[yaml.ScalarNode] = []
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
-        if event.anchor or getattr(event, "tag", None):
-            problem = "a tag (!), an anchor (&) or an alias (*). Write the value itself, and cast numpy scalars"
-            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
-        return super().compose_node(parent, index)
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)

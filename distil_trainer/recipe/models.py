@@ -11,8 +11,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from distil_trainer.errors import RecipeError
 from distil_trainer.facts import cached_revision, hub_id
-from distil_trainer.loading import loading
-from distil_trainer.recipe.strict import require
+from distil_trainer.loading import check_files, loading
+from distil_trainer.recipe.strict import require, require_revision
 from distil_trainer.record import ModelFacts
 
 
@@ -56,6 +56,7 @@ class TeacherSource:
 
     def __post_init__(self) -> None:
         require_attention(self.attn_implementation)
+        require_revision("revision", self.revision)
         ModelFacts(  # raises now for what no record takes, not after training
             name=self.title or "teacher",
             id=self.hub_id,
@@ -180,13 +181,17 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
         RecipeError: there is none, or it cannot be loaded.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_path(name), revision=revision or "main")
+        path = model_path(name)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
         if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
             raise ValueError("of its files none is there.")  # transformers makes an empty one
-    except (OSError, ValueError) as error:
+    except RecipeError:
+        raise
+    except Exception as error:  # transformers checks little of what it reads
+        told = " ".join(str(error).split()).rstrip(".")
         raise RecipeError(
-            f"{name} has no tokenizer that can be loaded: {error} Give a folder with its tokenizer beside it, or a Hub "
-            "id."
+            f"{name} has no tokenizer that can be loaded: {told}. Give a folder with its tokenizer beside it, or a Hub "
+            "id; no code that comes with a model is run."
         ) from error
     return tokenizer
 
@@ -200,10 +205,13 @@ def load_model(source: TeacherSource, model_class: str | None = None, *, from_sc
     auto_class = getattr(transformers, model_class or source.model_class)
     path, revision = model_path(source.name), source.revision or "main"
     attention: dict[str, Any] = {"attn_implementation": source.attn_implementation}
+    how: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     with loading(source.name, RecipeError):
+        check_files(path, revision)
         if from_scratch:
-            return auto_class.from_config(AutoConfig.from_pretrained(path, revision=revision), **attention)
-        return auto_class.from_pretrained(path, revision=revision, use_safetensors=True, **attention)
+            config = AutoConfig.from_pretrained(path, **how)
+            return auto_class.from_config(config, trust_remote_code=False, **attention)
+        return auto_class.from_pretrained(path, use_safetensors=True, **how, **attention)
 
 
 def known_facts(source: TeacherSource) -> dict[str, Any]:
@@ -229,7 +237,8 @@ def model_path(name: str) -> str:
     if not name.startswith("package:"):
         return name
     package = name.removeprefix("package:")
-    spec = find_spec(package)
+    # of a.b, find_spec would run a
+    spec = find_spec(package) if package.isidentifier() and package != "__main__" else None
     if spec is None or spec.origin is None:
         raise RecipeError(f"{name!r}: the package {package!r} is not installed. Install it with pip.")
     return str(Path(spec.origin).parent / "model")

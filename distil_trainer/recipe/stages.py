@@ -11,7 +11,15 @@ from distil_trainer.checkpoints import newest_whole
 from distil_trainer.errors import RecipeError
 from distil_trainer.methods import METHODS, SETTINGS, of_teachers
 from distil_trainer.recipe.models import StudentSpec, TeacherSource, VocabularySpec, require_attention
-from distil_trainer.recipe.strict import PlacedError, check_text_keys, convert, join, refuse_unknown, require
+from distil_trainer.recipe.strict import (
+    PlacedError,
+    check_text_keys,
+    convert,
+    join,
+    refuse_unknown,
+    require,
+    require_revision,
+)
 from distil_trainer.recipe.task import ScoredData, TaskData
 from distil_trainer.recipe.text import TextData
 from distil_trainer.record import HUB_ID
@@ -19,6 +27,7 @@ from distil_trainer.schedule import Scheduled, ends
 from distil_trainer.teacher_cache import TeacherCache
 
 _OF_RUNS = {"output_dir": "output_dir", "seed": "seeds"}  # what TrainingArguments call it -> where the recipe says it
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareRecipe:
@@ -39,6 +48,7 @@ class PrepareRecipe:
     vocabulary: VocabularySpec | None = None
 
     def __post_init__(self) -> None:
+        require_revision("tokenizer_revision", self.tokenizer_revision)
         require(self.data.prepared is None, "data.prepared", "null: this makes such a folder", self.data.prepared)
         require(not self.data.stream, "data.stream", "false: a stream is not prepared", self.data.stream)
         limited = self.vocabulary is None or not self.vocabulary.prepared
@@ -338,6 +348,7 @@ class PublishRecipe:
     def __post_init__(self) -> None:
         is_id = bool(HUB_ID.fullmatch(self.repo_id)) and "/" in self.repo_id
         require(is_id, "repo_id", "namespace/name on the Hub", self.repo_id)
+        require_revision("revision", self.revision)
         require(self.timeout > 0, "timeout", "more than 0", self.timeout)
 
 

@@ -13,8 +13,13 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 import yaml
 
 from distil_trainer.errors import DistilTrainerError, RecipeError
+from distil_trainer.plain_yaml import PlainLoader
+from distil_trainer.record import REVISION
 
 T = TypeVar("T")
+
+MAX_BYTES = 200_000  # of one file
+MAX_DIGITS = 100  # of a number
 
 _SCALARS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 _KINDS = {**_SCALARS, list: "a list", dict: "a mapping"}
@@ -39,7 +44,8 @@ def load_recipe(cls: type[T], path: str | PathLike[str], overrides: Sequence[str
 
     Args:
         cls: a frozen keyword-only dataclass; its fields may be dataclasses, tuples, lists, dicts, unions, Literals.
-        path: the file, read with PyYAML's safe loader. Its key `extends` names a recipe to start from (`read_tree`).
+        path: the file, plain YAML of at most `MAX_BYTES`, without tags. Its key `extends` names a recipe
+            to start from (`read_tree`).
         overrides: `"a.b=value"`, applied in turn after the file. The value is read as YAML, except that `2e-5`, which
             is text to YAML 1.1, is a number here. Text that looks like something else needs quotes that the
             shell leaves in: `name='"1e5"'`. A list is replaced as a whole: `alignments=[{...}]`.
@@ -92,6 +98,12 @@ def require(holds: bool, key: str, expected: str, came: object) -> None:
     """Refuses the value of `key` in the dataclass that is being made, unless the condition holds."""
     if not holds:
         raise PlacedError(key, f"expected {expected}; came {came!r}.")
+
+
+def require_revision(key: str, revision: str | None) -> None:
+    """Refuses what can be no branch, tag or commit."""
+    is_one = revision is None or bool(REVISION.fullmatch(revision))
+    require(is_one, key, "a branch, tag or commit", revision)
 
 
 def join(where: str, key: str) -> str:
@@ -192,8 +204,17 @@ def _came(value: Any) -> str:
     return f"{shown[:57] + '...' if len(shown) > 60 else shown} ({_KINDS.get(type(value), type(value).__name__)})"
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader, without its habit of keeping the last of two equal keys."""
+class _Loader(PlainLoader):
+    """The plain loader, with aliases, and without its habit of keeping the last of two equal keys."""
+
+    takes_aliases = True
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        node: yaml.ScalarNode = super().compose_scalar_node(anchor)
+        if node.tag.endswith((":int", ":float")) and len(node.value) > MAX_DIGITS:
+            problem = f"a number of more than {MAX_DIGITS} digits"
+            raise yaml.composer.ComposerError(None, None, problem, node.start_mark)
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -215,7 +236,7 @@ def _parse(text: str, fail: Callable[[str], RecipeError]) -> Any:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise fail(f"{place}this is not valid YAML: {error.problem}.") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+    except (yaml.YAMLError, ValueError, ArithmeticError) as error:  # a date that does not exist
         raise fail(f"this is not valid YAML: {error}.") from error
 
 
@@ -228,7 +249,7 @@ def read_tree(path: str | PathLike[str]) -> dict[Any, Any]:
     below = [Path(path)]
     while "extends" in tree:
         base = tree.pop("extends")
-        if not isinstance(base, str):
+        if not isinstance(base, str) or "\0" in base:
             raise RecipeError(f"{below[-1]}: extends: expected the path of another recipe; came {_came(base)}.")
         below.append(below[-1].parent / base)
         if len({file.resolve() for file in below}) < len(below):
@@ -245,13 +266,16 @@ def _merged(base: Any, over: Any) -> Any:
 
 def _read(path: str | PathLike[str]) -> dict[Any, Any]:
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(
-            f"{path}: cannot be read: {error.strerror}. Give the path of a recipe's YAML file."
-        ) from error
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        text = content.decode()
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: expected UTF-8 text; byte {error.start} is not.") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        told = getattr(error, "strerror", None) or error
+        raise RecipeError(f"{path}: cannot be read: {told}. Give the path of a recipe's YAML file.") from error
+    if len(content) > MAX_BYTES:
+        raise RecipeError(f"{path}: expected a recipe of at most {MAX_BYTES:,} bytes; came more. Give another file.")
     tree = _parse(text, lambda message: RecipeError(f"{path}: {message}"))
     if not isinstance(tree, dict):
         raise RecipeError(f"{path}: expected a mapping (key: value); came {_came(tree)}.")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from distil_trainer.recipe.strict import require
+from distil_trainer.recipe.strict import require, require_revision
 from distil_trainer.record import HUB_ID
 
 
@@ -47,6 +47,7 @@ class ScoredData:
         require(bool(self.test or self.hub_id), "test", "at least one path, or a hub_id", self.test)
         is_id = self.hub_id is None or bool(HUB_ID.fullmatch(self.hub_id))
         require(is_id, "hub_id", "an id on the Hub, such as namespace/name", self.hub_id)
+        require_revision("revision", self.revision)
         is_converted = not self.test and (self.revision or "").startswith("refs/convert/")
         require(not is_converted or bool(self.config), "config", 'a folder of that revision, such as "default"', None)
         require(len(self.text_columns) in (1, 2), "text_columns", "one column or two", self.text_columns)

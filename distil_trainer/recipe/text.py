@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from distil_trainer.recipe.strict import require
+from distil_trainer.recipe.strict import require, require_revision
 from distil_trainer.record import DataFacts
 
 _OF_READING = ("config", "split", "revision", "validation_split", "column", "years", "genres", "max_length", "group")
@@ -79,6 +79,7 @@ class TextData:
                 value = getattr(self, option.name)
                 is_free = option.name not in _OF_READING or value == option.default
                 require(is_free, option.name, "nothing with prepared, whose rows are as they were made", value)
+        require_revision("revision", self.revision)
         if self.validation_split is not None:
             require(not self.files, "validation_split", "null with files; name files in validation", "both")
         if self.years is not None:

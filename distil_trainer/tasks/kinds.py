@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from distil_trainer.data import label_list, tokenize_and_label
 from distil_trainer.errors import DataError, DistilTrainerError, RecipeError
-from distil_trainer.loading import loading
+from distil_trainer.loading import check_files, loading
 from distil_trainer.metrics import similarity_metrics, text_classification_metrics, token_classification_metrics
 
 Metrics = Callable[[Any], dict[str, float]]
@@ -167,12 +167,14 @@ def load_for_task(
     weights below the head are missing.
     """
     with loading(path, RecipeError):
-        own = AutoConfig.from_pretrained(path)
+        check_files(path)
+        own = AutoConfig.from_pretrained(path, trust_remote_code=False)
     with _quiet(), loading(path, RecipeError):  # transformers reports a new head in a table; we say it in a line
         model, info = task.model_class.from_pretrained(
             path,
             dtype=torch.float32,
             use_safetensors=True,
+            trust_remote_code=False,
             attn_implementation=attn_implementation,
             ignore_mismatched_sizes=True,
             output_loading_info=True,

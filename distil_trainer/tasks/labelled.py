@@ -1,6 +1,8 @@
 """Labelled examples from local files or from the Hub, as datasets of the columns that a task needs."""
 
+import glob
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from datasets import Dataset, List, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
@@ -8,6 +10,7 @@ from datasets.exceptions import DatasetGenerationError
 from distil_trainer.data import class_names, find_files, label_list, tag_names
 from distil_trainer.errors import DataError
 from distil_trainer.hub_data import load_split
+from distil_trainer.text.looked_through import look_through
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".jsonl.gz": "json", ".json.gz": "json", ".parquet": "parquet"}
 
@@ -76,8 +79,9 @@ def _load_file(file: str) -> Dataset:
     builder = next((name for suffix, name in _BUILDERS.items() if file.endswith(suffix)), None)
     if builder is None:
         raise DataError(f"expected a file of {', '.join(_BUILDERS)}, got {file}; convert it")
+    look_through(Path(file), builder)
     try:
-        return load_dataset(builder, data_files=file, split="train")
+        return load_dataset(builder, data_files=glob.escape(file), split="train")
     except Exception as error:  # of datasets or pyarrow
         reason = error.__cause__ if isinstance(error, DatasetGenerationError) else error
         raise DataError(f"{file} cannot be read: {reason}; check the file") from error

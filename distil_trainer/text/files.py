@@ -1,5 +1,6 @@
 """Text of local files, as datasets with the one column "text": read once and cached, or streamed."""
 
+import glob
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -9,6 +10,7 @@ from datasets import Dataset, Features, IterableDataset, Value, concatenate_data
 from datasets.exceptions import DatasetGenerationError
 
 from distil_trainer.errors import DataError
+from distil_trainer.text.looked_through import look_through
 
 D = TypeVar("D", Dataset, IterableDataset)
 
@@ -27,7 +29,8 @@ def load_text(
     `files`: one path or several; .jsonl (one JSON object a line, the text under `column`), .txt (one paragraph a line),
     both also compressed (.gz), or .parquet. Blank paragraphs are left out. `cache_dir` is where `datasets` keeps its
     copy (default: its usual place).
-    Raises DataError when a file is missing, of another type, not readable as such, or holds no text.
+    Raises DataError when a file is missing, of another type, not readable as such, holds no text, or would fill the
+    memory or the disk (`look_through`).
     """
     return concatenate_datasets([_load_file(path, column, cache_dir) for path in _check_files(files)])
 
@@ -35,7 +38,8 @@ def load_text(
 def stream_text(files: str | PathLike[str] | Sequence[str | PathLike[str]], *, column: str = "text") -> IterableDataset:
     """The same, read while it is taken. Each file is a shard: what one worker or process reads alone.
 
-    Raises DataError as `load_text` does, as far as the beginnings of the files tell.
+    Before that all files are read once, to look them through. Raises DataError as `load_text` does, as far as that and
+    the beginnings of the files tell.
     """
     streams = [_open_file(path, column, streaming=True) for path in _check_files(files)]
     return drop_blank(concatenate_datasets(streams))
@@ -80,6 +84,7 @@ def _check_files(files: str | PathLike[str] | Sequence[str | PathLike[str]]) -> 
             raise DataError(f"expected a text file at {path}, but there is none; check the path")
         if not path.stat().st_size:
             raise DataError(f"expected paragraphs in {path}, but the file is empty; write it again")
+        look_through(path, _builder(path) or "text")
     return paths
 
 
@@ -99,7 +104,7 @@ def _load_file(path: Path, column: str, cache_dir: str | PathLike[str] | None) -
 def _open_file(path: Path, column: str, **arguments: Any) -> Any:
     builder = _builder(path) or "text"
     try:
-        loaded = load_dataset(builder, data_files=str(path), split="train", **arguments)
+        loaded = load_dataset(builder, data_files=glob.escape(str(path)), split="train", **arguments)
         return text_column(loaded, "text" if builder == "text" else column, str(path))
     except DataError:
         raise

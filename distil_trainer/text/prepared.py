@@ -72,7 +72,7 @@ def load_prepared(folder: str | PathLike[str], tokenizer: PreTrainedTokenizerBas
     try:
         train = load_from_disk(folder / _TRAIN)
         validation = load_from_disk(folder / _VALIDATION) if (folder / _VALIDATION).exists() else None
-    except (OSError, ValueError) as error:
+    except Exception as error:  # datasets checks little of what it reads
         raise DataError(f"{folder} cannot be read: {error}; delete it and prepare the text again") from error
     if _identity(own) != _identity(tokenizer):
         raise DataError(
@@ -94,8 +94,8 @@ def prepared_tokenizer(folder: str | PathLike[str]) -> Any:
             "correct the path"
         )
     try:
-        return AutoTokenizer.from_pretrained(Path(folder) / _TOKENIZER)
-    except (OSError, ValueError) as error:
+        return AutoTokenizer.from_pretrained(Path(folder) / _TOKENIZER, trust_remote_code=False)
+    except Exception as error:  # transformers checks little of what it reads
         raise DataError(f"{folder} cannot be read: {error}; delete it and prepare the text again") from error
 
 
