@@ -38,10 +38,9 @@ def load_text(
 def stream_text(files: str | PathLike[str] | Sequence[str | PathLike[str]], *, column: str = "text") -> IterableDataset:
     """The same, read while it is taken. Each file is a shard: what one worker or process reads alone.
 
-    Before that all files are read once, to look them through. Raises DataError as `load_text` does, as far as that and
-    the beginnings of the files tell.
+    Raises DataError as `load_text` does, as far as the beginnings of the files tell.
     """
-    streams = [_open_file(path, column, streaming=True) for path in _check_files(files)]
+    streams = [_open_file(path, column, streaming=True) for path in _check_files(files, beginnings=True)]
     return drop_blank(concatenate_datasets(streams))
 
 
@@ -71,7 +70,7 @@ def _are_not_blank(batch: dict[str, list[str | None]]) -> list[bool]:
     return [bool(text and text.strip()) for text in batch["text"]]
 
 
-def _check_files(files: str | PathLike[str] | Sequence[str | PathLike[str]]) -> list[Path]:
+def _check_files(files: str | PathLike[str] | Sequence[str | PathLike[str]], *, beginnings: bool = False) -> list[Path]:
     paths = [Path(file) for file in ([files] if isinstance(files, str | PathLike) else files)]
     if not paths:
         raise DataError("expected at least one text file, got none; name .jsonl or .txt files")
@@ -84,7 +83,7 @@ def _check_files(files: str | PathLike[str] | Sequence[str | PathLike[str]]) -> 
             raise DataError(f"expected a text file at {path}, but there is none; check the path")
         if not path.stat().st_size:
             raise DataError(f"expected paragraphs in {path}, but the file is empty; write it again")
-        look_through(path, _builder(path) or "text")
+        look_through(path, _builder(path) or "text", beginning=beginnings)
     return paths
 
 

@@ -1,5 +1,6 @@
 """Files are looked through before `datasets` reads them, which takes lines of any length and unpacks what it finds."""
 
+import math
 import re
 from pathlib import Path
 
@@ -10,16 +11,18 @@ from distil_trainer.errors import DataError
 
 MAX_LINE = 2**24  # bytes; of a line, several copies are in memory
 MAX_RATIO = 200  # bytes of text for one of the compressed file; prose has 3 to 5, the same line again and again 1,000
+BEGINNING = 2**26  # bytes of text
 MAX_DEPTH = 100  # of JSON; its parsers call themselves for each level, until the process dies
 _MARKS = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
 
 
-def look_through(path: Path, builder: str) -> None:
+def look_through(path: Path, builder: str, *, beginning: bool = False) -> None:
     """Reads a file once, in constant memory, and refuses what would fill the memory or the disk.
 
     Args:
         path: the file; one whose name ends in .gz is compressed by gzip.
-        builder: what of `datasets` will read it: "text", "json" or "parquet"; of the last only the beginning is read.
+        builder: what of `datasets` will read it: "text", "json" or "parquet"; of the last only the kind is looked at.
+        beginning: read the first `BEGINNING` bytes of text only.
 
     Raises:
         DataError: it is an archive, or compressed though its name does not say so; it has a line of more than
@@ -34,12 +37,12 @@ def look_through(path: Path, builder: str) -> None:
         raise DataError(f"expected plain text or a table in {path}, got {kind}; unpack it, and name the files inside")
     if builder != "parquet":
         try:
-            _look_through_lines(path, builder == "json", is_gzip)
+            _look_through_lines(path, builder == "json", is_gzip, BEGINNING if beginning else math.inf)
         except BrokenStreamError as error:
             raise DataError(f"expected gzip in {path}, which cannot be read so: {error}; download it again") from error
 
 
-def _look_through_lines(path: Path, is_json: bool, is_gzip: bool) -> None:
+def _look_through_lines(path: Path, is_json: bool, is_gzip: bool, enough: float) -> None:
     most = MAX_RATIO * path.stat().st_size + MAX_LINE
     read, rest = 0, b""  # bytes of text; the beginning of a line
     for block in read_blocks(path):
@@ -60,6 +63,8 @@ def _look_through_lines(path: Path, is_json: bool, is_gzip: bool) -> None:
             )
         if is_json:
             _check_depth(lines, path)
+        if read >= enough:
+            return
     if is_json:
         _check_depth([rest], path)
 
