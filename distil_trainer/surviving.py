@@ -38,8 +38,9 @@ class SurvivingTrainer(Trainer):
     Raises:
         CheckpointError: `args.output_dir` cannot be written.
 
-    Overrides of `Trainer`: `train` (chooses and checks the checkpoint), `_save_checkpoint` (clears the place, and
-    says what to do if it cannot be written), `_save_rng_state` (the last thing before the state).
+    Overrides of `Trainer`: `train` (chooses and checks the checkpoint), `_run_epoch` (a run whose steps are all done
+    takes no more), `_save_checkpoint` (clears the place, and says what to do if it cannot be written),
+    `_save_rng_state` (the last thing before the state).
     """
 
     _tr_loss: torch.Tensor  # of Trainer: summed since the last log, on this process
@@ -68,6 +69,12 @@ class SurvivingTrainer(Trainer):
         elif resume_from_checkpoint:
             check_whole(resume_from_checkpoint)
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:  # killed after its last checkpoint
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As `Trainer._save_checkpoint`.
