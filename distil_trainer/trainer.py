@@ -151,7 +151,8 @@ class DistillationTrainer(LearningTrainer):
         if teacher_model is not None and self.alignments:
             refuse_data_parallel(self.args)
             if self.is_fsdp_enabled:
-                check_sharding(self.accelerator.state.fsdp_plugin)
+                plugin = self.accelerator.state.fsdp_plugin
+                check_sharding(plugin, compiles=self.args.torch_compile, balances=balance_terms)
             if self.is_deepspeed_enabled:
                 check_zero(self.accelerator.state.deepspeed_plugin.deepspeed_config, balances=balance_terms)
                 check_whole_weights(self.model, "student")
