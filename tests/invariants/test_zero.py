@@ -84,18 +84,21 @@ def load_by_path(folder):
         "zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True},
         "train_micro_batch_size_per_gpu": "auto",
     }
-    common = {
-        "model": tiny_model(BertForMaskedLM, num_hidden_layers=2),
-        "args": TrainingArguments(folder, deepspeed=config, report_to="none"),
-        "alignments": methods.lightmbert(student_layers=2, teacher_layers=4),
-    }
-    assert not is_partitioned(DistillationTrainer(**common, teacher_model=path).teacher.model)
+
+    def trainer(model, teacher):
+        args = TrainingArguments(folder, deepspeed=config, report_to="none")  # one of its own for each Accelerator
+        alignments = methods.lightmbert(student_layers=2, teacher_layers=4)
+        return DistillationTrainer(model=model, args=args, teacher_model=teacher, alignments=alignments)
+
+    student = tiny_model(BertForMaskedLM, num_hidden_layers=2)
+    assert not is_partitioned(trainer(student, path).teacher.model)
+    _kept = TrainingArguments(folder, deepspeed=config, report_to="none")  # from_pretrained looks for one
     shared_out = BertForMaskedLM.from_pretrained(path)
     assert is_partitioned(shared_out)
     with pytest.raises(TrainingSetupError, match="expected a teacher with whole weights"):
-        DistillationTrainer(**common, teacher_model=shared_out)
+        trainer(student, shared_out)
     with pytest.raises(TrainingSetupError, match="expected a student with whole weights"):
-        DistillationTrainer(**common | {"model": shared_out}, teacher_model=path)
+        trainer(shared_out, path)
 
 
 def test_a_teacher_by_its_path_is_whole_where_weights_are_shared_out_as_they_are_loaded(tmp_path):
