@@ -34,7 +34,8 @@ def in_float32(weight):
 
 
 def kinds_of(model):
-    return {name: (type(weight.data), weight.dtype, weight.shape) for name, weight in model.named_parameters()}
+    # not the shape: bitsandbytes packs 4-bit weights anew in the first forward on a CPU
+    return {name: (type(weight.data), weight.dtype, weight.numel()) for name, weight in model.named_parameters()}
 
 
 def losses(make_args, student, teacher, alignments, **settings):
