@@ -55,6 +55,12 @@ class HeadRows:
         in_front = following.new_full((1,), -100)
         return HeadRows(rows, torch.cat([task, task.new_zeros(1)]), torch.cat([in_front, following[task]]))
 
+    @staticmethod
+    def none(inputs: Mapping[str, Any]) -> "HeadRows":
+        """No row of a batch."""
+        rows = torch.zeros(0, dtype=torch.long, device=next(iter(inputs.values())).device)
+        return HeadRows(rows, rows)
+
     @property
     def all(self) -> Tensor:
         """int64 [N + M], in the order in which the head sees them."""

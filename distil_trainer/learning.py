@@ -33,8 +33,9 @@ class LearningTrainer(FiniteTrainer, PushingTrainer):
             never saved with it. None without any.
 
     Overrides of `Trainer`: `train` (what is frozen, or added, is so for as long as it runs), `create_optimizer` (leaves
-    out what no loss reaches), `_prepare_for_training` and `_save` (FSDP2 shares the student out, and saves it whole);
-    `_save_optimizer_and_scheduler`, `_load_optimizer_and_scheduler` and `_load_best_model` (the projections too).
+    out what no loss reaches), `_prepare_for_training` and `_save` (FSDP2 and DeepSpeed share the student out; it is
+    saved whole); `_save_optimizer_and_scheduler`, `_load_optimizer_and_scheduler` and `_load_best_model` (the
+    projections too).
     """
 
     model: Any
@@ -82,7 +83,8 @@ class LearningTrainer(FiniteTrainer, PushingTrainer):
             return super()._prepare_for_training(*args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        is_put_together = self.teacher is not None and self.is_fsdp_enabled and bool(state_dict)
+        is_shared_out = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        is_put_together = self.teacher is not None and is_shared_out and bool(state_dict)
         super()._save(output_dir, tied_again(self.model, state_dict or {}) if is_put_together else state_dict)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

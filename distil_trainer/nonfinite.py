@@ -101,10 +101,15 @@ class FiniteTrainer(SurvivingTrainer):
         what = f"the loss is {step[which][1].item()}" if bad else "a gradient is not"
         name = f"nonfinite-step-{number}-process-{self.args.process_index}.safetensors"
         file = Path(str(self.args.output_dir)) / name
+        before = (
+            "DeepSpeed has taken this step: go on from a checkpoint"
+            if self.is_deepspeed_enabled
+            else "The student is as it was before this step"
+        )
         save_batches(file, {place: inputs for place, (inputs, _) in (bad or step).items()})
         return (
-            f"expected finite numbers, but in step {number} {what}{self._why(step[which][0])}. The student is as it "
-            f"was before this step; {file} has the batch. Look at it, lower the learning rate, or compute in float32; "
+            f"expected finite numbers, but in step {number} {what}{self._why(step[which][0])}. "
+            f"{before}; {file} has the batch. Look at it, lower the learning rate, or compute in float32; "
             "on_nonfinite='skip' leaves such steps out."
         )
 

@@ -23,13 +23,24 @@ def whole(value: Any) -> Any:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def check_sharding(plugin: Any) -> None:
+def check_sharding(plugin: Any, *, compiles: bool = False, balances: bool = False) -> None:
     """Checks how accelerate is to share the student out (its `fsdp_plugin`).
+
+    Args:
+        plugin: accelerate's `fsdp_plugin`.
+        compiles: whether `torch_compile` is on.
+        balances: whether `balance_terms` is on.
 
     Raises:
         TrainingSetupError: a setting with which the teacher or the exported student would be wrong, or nothing could be
             read.
     """
+    for setting, is_on, why in (
+        ("torch_compile", compiles, "what is compiled hides the blocks that are shared out one by one"),
+        ("balance_terms", balances, "it walks back through blocks whose weights have been let go"),
+    ):
+        if is_on:
+            raise TrainingSetupError(f"{setting} does not go with FSDP2: {why}. Leave it out, or take DDP (ddp.yaml).")
     for setting, found, wanted, why in (
         ("fsdp_version", plugin.fsdp_version, 2, "FSDP1 flattens the weights, so no block can be read by itself"),
         (

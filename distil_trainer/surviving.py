@@ -1,7 +1,9 @@
 """A `Trainer` that loses no more than the steps since its last checkpoint, whenever it is killed."""
 
+import math
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from pickle import UnpicklingError
@@ -35,19 +37,21 @@ class SurvivingTrainer(Trainer):
     """Goes on from whole checkpoints only, and logs what the undisturbed run would have logged.
 
     The state of a checkpoint, its last file, names the files that were written before it, and holds the losses since
-    the last log.
+    the last log, and of a stream, whose length `Trainer` does not know, how far which pass over it has come.
 
     Raises:
         CheckpointError: `args.output_dir` cannot be written.
 
-    Overrides of `Trainer`: `train` (chooses and checks the checkpoint), `_save_checkpoint` (clears the place, and
-    says what to do if it cannot be written), `_save_rng_state` (the last thing before the state),
-    `_load_callback_state` (not what we put beside the states of callbacks).
+    Overrides of `Trainer`: `train` (chooses and checks the checkpoint), `_init_training_state` (the place in a stream),
+    `_run_epoch` (a run whose steps are all done takes no more), `_save_checkpoint` (clears the place, and says what to
+    do if it cannot be written), `_save_rng_state` (the last thing before the state), `_load_callback_state` (not what
+    we put beside the states of callbacks).
     """
 
     _tr_loss: torch.Tensor  # of Trainer: summed since the last log, on this process
     _total_loss_scalar: float
     _globalstep_last_logged: int
+    _reads_stream = False
 
     def __init__(self, model: Any = None, args: Any = None, **kwargs: Any) -> None:
         if args is not None:
@@ -81,6 +85,28 @@ class SurvivingTrainer(Trainer):
                 "one of them is damaged, or a pickle that may run code. Nothing of it was run. Give another checkpoint."
             ) from error
 
+    def _init_training_state(
+        self, max_steps: int, steps_in_pass: int, passes: int, resume_from_checkpoint: Any, *args: Any
+    ) -> tuple[int, int]:
+        done = super()._init_training_state(max_steps, steps_in_pass, passes, resume_from_checkpoint, *args)
+        self._reads_stream = passes == sys.maxsize  # what Trainer takes for as many as are needed
+        place = kept_state(self.state.stateful_callbacks).get("place")
+        if not self._reads_stream or resume_from_checkpoint is None or place is None:
+            return done
+        return place["passes"], 0 if self.args.ignore_data_skip else place["batches"]
+
+    def _place_in_stream(self) -> dict[str, int]:
+        """Passes over the stream that are done, and batches of this one."""
+        share, passes = math.modf(self.state.epoch or 0.0)  # to Trainer a pass has as many batches as the whole run
+        batches = round(share * self.state.max_steps * self.args.gradient_accumulation_steps)
+        return {"passes": int(passes), "batches": batches}
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:  # killed after its last checkpoint
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As `Trainer._save_checkpoint`.
 
@@ -93,6 +119,8 @@ class SurvivingTrainer(Trainer):
         since_log = {"step": self._globalstep_last_logged, "losses": losses, "terms": self._terms_since_log()}
         kept: Any = self.state.stateful_callbacks
         kept[KEPT] = {"args": {}, "attributes": {"since_log": since_log}}
+        if self._reads_stream:
+            kept[KEPT]["attributes"]["place"] = self._place_in_stream()
         try:
             if self.args.should_save:
                 self._clear(run, folder)
@@ -112,9 +140,8 @@ class SurvivingTrainer(Trainer):
     def _load_callback_state(self) -> None:
         state: Any = self.state
         whole = state.stateful_callbacks
-        ours = {type(c).__name__ for c in self.callback_handler.callbacks if not isinstance(c, ExportableState)} | {
-            KEPT
-        }
+        callbacks = self.callback_handler.callbacks
+        ours = {KEPT, *(type(each).__name__ for each in callbacks if not isinstance(each, ExportableState))}
         state.stateful_callbacks = {name: kept for name, kept in whole.items() if name not in ours}
         super()._load_callback_state()
         state.stateful_callbacks = whole

@@ -15,6 +15,7 @@ from distil_trainer.head import HeadRows, without_adapters
 from distil_trainer.loading import check_files, loading
 from distil_trainer.projection import Projections
 from distil_trainer.word_tables import trim_embeddings
+from distil_trainer.zero import loaded_whole
 
 
 def load_teacher(name: str, *, like: nn.Module, alignments: Sequence[Alignment]) -> PreTrainedModel:
@@ -30,7 +31,7 @@ def load_teacher(name: str, *, like: nn.Module, alignments: Sequence[Alignment])
         TrainingSetupError: it cannot be loaded, or logits are aligned and the student is not a transformers model.
     """
     if not reads_logits(alignments):
-        with loading(name, TrainingSetupError):
+        with loading(name, TrainingSetupError), loaded_whole():
             check_files(name)
             return AutoModel.from_pretrained(name, use_safetensors=True, dtype="auto", trust_remote_code=False)
     if not isinstance(like, PreTrainedModel):
@@ -38,7 +39,7 @@ def load_teacher(name: str, *, like: nn.Module, alignments: Sequence[Alignment])
             f"cannot tell which head the teacher {name!r} needs, because the student is a {type(like).__name__}. "
             "Load the teacher yourself and pass the model."
         )
-    with loading(name, TrainingSetupError):
+    with loading(name, TrainingSetupError), loaded_whole():
         check_files(name)
         return type(like).from_pretrained(name, use_safetensors=True, dtype="auto")
 

@@ -39,6 +39,7 @@ from distil_trainer.teacher import (
 )
 from distil_trainer.teacher_cache import CachedTeacher, TeacherCache
 from distil_trainer.terms import Term, compute_term, logit_mask, taught_by
+from distil_trainer.zero import check_whole_weights, check_zero, is_partitioned, zero_of
 
 
 class DistillationTrainer(LearningTrainer):
@@ -150,7 +151,11 @@ class DistillationTrainer(LearningTrainer):
         if teacher_model is not None and self.alignments:
             refuse_data_parallel(self.args)
             if self.is_fsdp_enabled:
-                check_sharding(self.accelerator.state.fsdp_plugin)
+                plugin = self.accelerator.state.fsdp_plugin
+                check_sharding(plugin, compiles=self.args.torch_compile, balances=balance_terms)
+            if self.is_deepspeed_enabled:
+                check_zero(self.accelerator.state.deepspeed_plugin.deepspeed_config, balances=balance_terms)
+                check_whole_weights(self.model, "student")
             models = [teacher_model] if isinstance(teacher_model, nn.Module | str) else list(teacher_model)
             check_teachers(self.alignments, len(models), teacher_weights)
             self.teacher_shares = teacher_shares(teacher_weights, len(models))
@@ -181,6 +186,7 @@ class DistillationTrainer(LearningTrainer):
                 check_tokenizer(model, self.processing_class)
             model = load_teacher(model, like=self.model, alignments=alignments)
             dtype = dtype or fast_dtype(self.args.device)
+        check_whole_weights(model, "teacher")
         check_pair(self.model, model, alignments, self._kept_ids)
         options = {"backend": self.args.torch_compile_backend, "mode": self.args.torch_compile_mode}
         return Teacher(
@@ -257,6 +263,8 @@ class DistillationTrainer(LearningTrainer):
             total = torch.where(count > 0, task_loss * count, 0.0)  # the mean over no label is NaN
             terms["task"] = Term(total, count, "task")
         loss = self._weighted_sum(terms, step_counts, student)
+        if self._shares_weights:
+            loss = loss + zero_of(outputs)
         return (loss, outputs) if return_outputs else loss
 
     def _with_decoder_ids(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,7 +316,7 @@ class DistillationTrainer(LearningTrainer):
         if self.task_weight and not own_loss_reads_rows:
             return None
         if not self.task_weight and not logits:
-            return None
+            return HeadRows.none(inputs) if self._shares_weights else None
         return HeadRows.read_by(
             aligned=logit_mask(logits[0], inputs) if logits else None,
             labels=inputs["labels"] if self.task_weight else None,
@@ -323,17 +331,23 @@ class DistillationTrainer(LearningTrainer):
         reads_outputs = whole or reads_logits(self.alignments) or bool(self.task_weight)
         unwanted = () if self.task_weight else (*self.label_names, "labels")
         inputs = {k: v for k, v in inputs.items() if k in self._student_columns and k not in unwanted}
-        plain = rows is not None and reader.leaves_logits(inputs)
+        plain = rows is not None and not self._shares_weights and reader.leaves_logits(inputs)
         if rows is not None and rows.labels is not None:
             inputs["labels"] = rows.labels_for(plain=plain)
         task_loss = None
+        ends_early = not reads_outputs and not self._shares_weights
         is_wrapped = (model is not self.model or is_sharded(model)) and model.training
-        with reader.reading(ends_early=not reads_outputs, rows=rows, plain=plain, hands_out=is_wrapped) as features:
+        with reader.reading(ends_early=ends_early, rows=rows, plain=plain, hands_out=is_wrapped) as features:
             if self.task_weight:
                 task_loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
             else:
                 outputs = model(**inputs)
         return features, outputs, task_loss
+
+    @property
+    def _shares_weights(self) -> bool:
+        """Whether each weight of the student is there in the forward of its own module only, and forwards are whole."""
+        return self.is_deepspeed_enabled and is_partitioned(self.model)
 
     def _student_reader(self) -> FeatureReader:
         if self._reader is None or self._reader.model is not self.model:  # made anew by model_init

@@ -22,10 +22,18 @@ FSDP = {
     "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
 }
 
+ZERO = {
+    "DS_ACCELERATOR": "cpu",
+    "ACCELERATE_USE_DEEPSPEED": "true",
+    "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false",
+    "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true",
+}
+
 
 def run_forked(module, function, folder, *, processes=2, **environment):
     """Calls `function(folder)` of a test module in each of the processes; a failure of one is a failure."""
-    path = os.pathsep.join([str(TESTS), str(TESTS / "invariants"), str(TESTS.parent)])
+    places = [str(TESTS), str(TESTS / "invariants"), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+    path = os.pathsep.join(filter(None, places))
     command = [sys.executable, __file__, module, function, str(folder), str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **environment}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)

@@ -196,3 +196,15 @@ def test_the_tables_of_scale(load, tmp_path, capsys):
         saved["memory"]["FSDP2, 8"]["student, gradients, AdamW"] * 8
         == saved["memory"]["DDP, 1"]["student, gradients, AdamW"]
     )
+
+
+def test_a_step_of_two_processes_beside_what_it_is_made_of(load):
+    processes = load("processes")
+    plan = load("job").Plan(job=load("job").SIZES["tiny"], steps=2)
+    steps = processes.train(plan, 1)
+    assert len(steps) == 2
+    assert all(wall > 0 for wall, _ in steps)
+    seconds = dict(zip(processes.ROWS_OF_TABLE, (0.4, 0.3, 0.25, 0.2, 0.04), strict=True))
+    told = processes.told({name: [(least, 0.1), (2 * least, 0.1)] for name, least in seconds.items()})
+    assert "| 2 processes of 1 thread | 250 | 375 |" in told
+    assert told.endswith("gradients' way together: 240 ms; two processes took 250 ms (1.04 times).")

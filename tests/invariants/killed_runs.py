@@ -126,6 +126,7 @@ PLACES = {
     "the state": in_state,
     "a push": lambda trainer: killed(trainer, "_push_in_background", step=6),
     "the rotation": in_rotation,
+    "the end": lambda trainer: killed(trainer, "_finalize_training", step=10),
 }
 
 

@@ -20,6 +20,7 @@ CHECKPOINTS = {
     "the state": {"checkpoint-3": True, "checkpoint-6": False},
     "a push": {"checkpoint-3": False, "checkpoint-6": True},
     "the rotation": {"checkpoint-3": False, "checkpoint-6": True},
+    "the end": {"checkpoint-10": True},  # nothing is left to do
 }
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import sharded_runs
 import torch
 from forked import FSDP, run_forked, use_fsdp_on_cpus
 from safetensors.torch import load_file
@@ -55,6 +56,22 @@ def test_a_sharded_student_makes_the_update_of_a_whole_one(tmp_path):
         assert two["logs"] == pytest.approx(one["logs"], rel=1e-4), name
 
 
+@pytest.mark.slow
+def test_other_architectures_and_mixed_precision(tmp_path):
+    (tmp_path / "kinds").write_text("\n".join(sharded_runs.KINDS))
+    run_forked("sharded_runs", "train_all", tmp_path, **FSDP)
+    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    for kind in sharded_runs.KINDS:
+        one, two = sharded_runs.trained(tmp_path / "one", kind), found[kind]
+        # FSDP2 computes in bfloat16 weights, and adds their gradients up, where one process casts from float32
+        tolerance = 2e-2 if kind == "bf16" else 1e-4
+        assert two["saved"].keys() == one["saved"].keys(), kind
+        difference = sum((two["saved"][key] - one["saved"][key]).square().sum() for key in one["saved"]).sqrt()
+        assert difference <= tolerance * one["update"], kind
+        assert {weight.dtype for weight in two["saved"].values()} == {torch.float32}, kind
+        assert two["logs"] == pytest.approx(one["logs"], rel=tolerance), kind
+
+
 def resume(folder):
     """A whole run with checkpoints, and its second half once more."""
     use_fsdp_on_cpus()
@@ -93,3 +110,15 @@ def test_settings_with_which_something_would_be_wrong(wrong, message):
     check_sharding(SimpleNamespace(**right))
     with pytest.raises(TrainingSetupError, match=message):
         check_sharding(SimpleNamespace(**right | wrong))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"compiles": True}, "torch_compile does not go with FSDP2: what is compiled hides the blocks"),
+        ({"balances": True}, "balance_terms does not go with FSDP2: it walks back through blocks"),
+    ],
+)
+def test_what_does_not_go_with_it(wrong, message):
+    with pytest.raises(TrainingSetupError, match=message):
+        check_sharding(SimpleNamespace(), **wrong)

@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 import torch
 from conftest import flat_weights
 from datasets import Dataset
@@ -40,3 +41,22 @@ def test_a_stream_goes_on_with_the_same_bits(tmp_path):
     whole = trained(tmp_path, rows(stream=True), **settings)
     resumed = trained(tmp_path, rows(stream=True), resume=str(tmp_path / "checkpoint-2"), **settings)
     assert torch.equal(resumed, whole)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_a_stream_goes_on_in_a_later_pass(tmp_path, micro_batches):
+    """A pass has 4 batches; 3 micro-batches a step do not divide it."""
+    settings = {"max_steps": 6, "gradient_accumulation_steps": micro_batches, "save_strategy": "steps"}
+    passes = []
+
+    def trained_from(checkpoint):
+        data = rows(stream=True)
+        set_epoch = data.set_epoch
+        data.set_epoch = lambda epoch: (passes.append(epoch), set_epoch(epoch))
+        return trained(tmp_path, data, resume=checkpoint, save_steps=5, **settings)
+
+    whole = trained_from(None)
+    assert max(passes) == (1 if micro_batches == 1 else 5)
+    passes.clear()
+    assert torch.equal(trained_from(str(tmp_path / "checkpoint-5")), whole)
+    assert min(passes[1:]) > 0  # the first are not read again
