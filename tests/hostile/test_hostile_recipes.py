@@ -6,17 +6,11 @@ import pytest
 from hostile_input import ACTIVE, fuzz, message_of
 from hypothesis import given
 from hypothesis import strategies as st
+from test_bad_input import RECIPE
 
 from distil_trainer.errors import RecipeError
 from distil_trainer.recipe import DistillRecipe, PrepareRecipe, PublishRecipe, TeacherSource, load_model, load_recipe
 
-RECIPE = """
-teacher: {name: nothing}
-student: {name: student, num_hidden_layers: 2}
-data: {name: text, files: [nothing.txt], max_length: 16}
-output_dir: out
-method: lightmbert
-"""
 LAUGHS = "a0: &a0 [ha]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12))
 TAG = r"a tag \(!\)\. Write the value itself"
 TEXTS = {

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import flat_weights, pad_batch, ragged_examples, tiny_model
 from forked import run_forked
+from safetensors.torch import load_file
 from transformers import BertForMaskedLM, BertModel, TrainingArguments
 
 from distil_trainer import Alignment, DistillationTrainer, build_student, methods, student_config
@@ -76,6 +77,20 @@ def trained(folder, name, **settings):
         weights = torch.cat([weights, flat_weights(trainer.projections)])
     logs = losses_of(trainer.state.log_history[0]) | losses_of(trainer.evaluate())
     return {"weights": weights, "update": update, "logs": logs}
+
+
+def trained_and_saved(folder, name, **settings):
+    """What the saved file holds, how far the weights moved, and the losses; None but on the first process."""
+    trainer = make_trainer(folder, name, **settings)
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    trainer.train()
+    logs = losses_of(trainer.state.log_history[0]) | losses_of(trainer.evaluate())
+    trainer.save_model()
+    if not trainer.is_world_process_zero():
+        return None
+    saved = load_file(Path(folder, "model.safetensors"))
+    update = sum((saved[key] - before[key]).square().sum() for key in saved).sqrt()
+    return {"saved": saved, "logs": logs, "update": update}
 
 
 def train_all(folder):

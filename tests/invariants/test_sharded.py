@@ -9,27 +9,13 @@ import sharded_runs
 import torch
 from forked import FSDP, run_forked, use_fsdp_on_cpus
 from safetensors.torch import load_file
-from test_processes import losses_of, make_trainer
+from test_processes import make_trainer, trained_and_saved
 from transformers import BertForMaskedLM
 
 from distil_trainer.errors import TrainingSetupError
 from distil_trainer.sharding import check_sharding
 
 CASES = ["lightmbert", "lightmbert with logits and labels", "tinybert with projections", "minilmv2", "two teachers"]
-
-
-def trained(folder, name, **settings):
-    """The saved student, the losses, and how far the weights moved."""
-    trainer = make_trainer(folder, name, **settings)
-    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
-    trainer.train()
-    logs = losses_of(trainer.state.log_history[0]) | losses_of(trainer.evaluate())
-    trainer.save_model()
-    if not trainer.is_world_process_zero():
-        return None
-    saved = load_file(Path(folder, "model.safetensors"))
-    update = sum((saved[key] - before[key]).square().sum() for key in saved).sqrt()
-    return {"saved": saved, "logs": logs, "update": update}
 
 
 def train_all(folder):
@@ -39,7 +25,7 @@ def train_all(folder):
     found = {}
     for name in CASES:
         AcceleratorState._reset_state()  # the classes of the blocks are kept in it
-        found[name] = trained(Path(folder, "two"), name)
+        found[name] = trained_and_saved(Path(folder, "two"), name)
     if os.environ["RANK"] == "0":
         torch.save(found, f"{folder}/found.pt")
 
@@ -49,7 +35,7 @@ def test_a_sharded_student_makes_the_update_of_a_whole_one(tmp_path):
     assert "view tensor" not in output
     found = torch.load(tmp_path / "found.pt", weights_only=True)
     for name in CASES:
-        one, two = trained(tmp_path / "one", name), found[name]
+        one, two = trained_and_saved(tmp_path / "one", name), found[name]
         assert two["saved"].keys() == one["saved"].keys(), name
         difference = sum((two["saved"][key] - one["saved"][key]).square().sum() for key in one["saved"]).sqrt()
         assert difference <= 1e-4 * one["update"], name
