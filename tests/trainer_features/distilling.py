@@ -1,6 +1,10 @@
 """A tiny distillation with every kind of term, for tests of what `Trainer` offers besides."""
 
+import gc
+
+import torch
 from conftest import pad_batch, ragged_examples, tiny_model
+from torch._subclasses import FakeTensor
 from transformers import BertForMaskedLM
 
 from distil_trainer import Alignment, DistillationTrainer, build_student, methods, student_config
@@ -37,3 +41,11 @@ def distilling(make_args, *, args=None, **kwargs):
 def logged(trainer, key):
     """What was logged under a name, in order."""
     return [entry[key] for entry in trainer.state.log_history if key in entry]
+
+
+def tensors_in_memory():
+    """All that are alive, and how many of them are in a graph; not those that compiled graphs of other tests keep."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    real = [tensor for tensor in tensors if not isinstance(tensor, FakeTensor)]
+    return real, sum(tensor.grad_fn is not None for tensor in real)

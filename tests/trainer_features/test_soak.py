@@ -1,13 +1,11 @@
 """A long run holds no more at its end than near its beginning: memory, file handles, threads, tensors."""
 
-import gc
 import threading
 from pathlib import Path
 
 import psutil
 import pytest
-import torch
-from distilling import TERMS, distilling
+from distilling import TERMS, distilling, tensors_in_memory
 from transformers import TrainerCallback
 
 from distil_trainer import Alignment
@@ -19,20 +17,21 @@ class Watch(TrainerCallback):
     """What the process holds, every so many steps.
 
     Attributes:
-        rows: (step, resident bytes, open file handles, threads, live tensors, those of them that are in a graph).
+        rows: (step, resident bytes, open file handles, threads, live tensors, those of them that are in a graph and
+            were not before).
     """
 
     def __init__(self, every):
         self.every, self.rows = every, []
+        self.before = tensors_in_memory()[1]
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self.every == 0:
-            gc.collect()
-            tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
-            in_graph = sum(tensor.grad_fn is not None for tensor in tensors)
+            tensors, in_graph = tensors_in_memory()
             handles = len(list(Path("/proc/self/fd").iterdir()))
             resident = psutil.Process().memory_info().rss
-            self.rows.append((state.global_step, resident, handles, threading.active_count(), len(tensors), in_graph))
+            count = (len(tensors), in_graph - self.before)
+            self.rows.append((state.global_step, resident, handles, threading.active_count(), *count))
 
 
 def run(make_args, steps, every):
