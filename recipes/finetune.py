@@ -113,9 +113,9 @@ def main(path: str, overrides: list[str]) -> None:
         model, _ = load(recipe, role, seed, names)
         teachers = teachers_of(recipe, role, seed)
         others: dict[str, Any] = dict(launch)
-        if recipe.task_stage and teachers:
+        if lesson := lesson_of(recipe, role):
             hashes = [weights_hash(teacher) for teacher in teachers]
-            others |= {"task_stage": stage_values(recipe.task_stage), "teachers": hashes}
+            others |= {"task_stage": stage_values(lesson), "teachers": hashes}
         depends = depends_on(model, encoded[role].hashes, training_of(recipe, role), others)
         run, file = f"{role}, seed {seed}", score_file(recipe, role, seed)
         if file in finished:
@@ -157,14 +157,15 @@ def in_order(recipe: FinetuneRecipe, roles: list[Any]) -> list[tuple[int, Any]]:
     return runs
 
 
-def is_taught(recipe: FinetuneRecipe, role: Any) -> bool:
-    """Whether a fine-tuned teacher teaches this role."""
-    return recipe.task_stage is not None and role in recipe.task_stage.roles
+def lesson_of(recipe: FinetuneRecipe, role: Any) -> TaskStage | None:
+    """What fine-tuned teachers teach this role, if they do."""
+    return recipe.task_stage if recipe.task_stage is not None and role in recipe.task_stage.roles else None
 
 
 def training_of(recipe: FinetuneRecipe, role: Any) -> dict[str, Any]:
     """The training arguments of this role."""
-    return recipe.training | (recipe.task_stage.training if recipe.task_stage and is_taught(recipe, role) else {})
+    lesson = lesson_of(recipe, role)
+    return recipe.training if lesson is None else recipe.training | lesson.training
 
 
 def arguments(recipe: FinetuneRecipe, role: Any, seed: int) -> TrainingArguments:
@@ -263,9 +264,10 @@ def kept_by(role: str, encoded: dict[Any, Encoded]) -> tuple[int, ...] | None:
 
 def teachers_of(recipe: FinetuneRecipe, role: Any, seed: int) -> list[PreTrainedModel]:
     """The fine-tuned models that teach this run, if any do."""
-    if recipe.task_stage is None or not is_taught(recipe, role):
+    lesson = lesson_of(recipe, role)
+    if lesson is None:
         return []
-    seeds = recipe.seeds if recipe.task_stage.teachers == "all_seeds" else (seed,)
+    seeds = recipe.seeds if lesson.teachers == "all_seeds" else (seed,)
     return [
         TASKS[recipe.task].model_class.from_pretrained(
             folder_of(recipe, "teacher", each), use_safetensors=True, attn_implementation=recipe.attn_implementation
@@ -300,7 +302,7 @@ def finetune(
     kept_ids: tuple[int, ...] | None = None,
 ) -> Trainer:
     """One model, fine-tuned with one seed, by its labels alone or by teachers, too."""
-    task, stage = TASKS[recipe.task], recipe.task_stage
+    task, lesson = TASKS[recipe.task], lesson_of(recipe, role)
     options: dict[str, Any] = {
         "model": model,
         "args": arguments(recipe, role, seed),
@@ -311,10 +313,10 @@ def finetune(
         "compute_metrics": task.metrics(names),
         "on_nonfinite": recipe.on_nonfinite,
     }
-    if teachers and stage is not None:
-        options |= {"teacher_model": teachers, "alignments": stage.alignments, "task_weight": stage.task_weight}
-        options |= {"kept_ids": kept_ids, "teacher_cache": cache_of(stage, role, seed, kept_ids)}
-    trainer = TaughtInSameOrder(**options) if teachers else SameOrder(**options)
+    if lesson is not None:
+        options |= {"teacher_model": teachers, "alignments": lesson.alignments, "task_weight": lesson.task_weight}
+        options |= {"kept_ids": kept_ids, "teacher_cache": cache_of(lesson, role, seed, kept_ids)}
+    trainer = SameOrder(**options) if lesson is None else TaughtInSameOrder(**options)
     trainer.train()
     return trainer
 

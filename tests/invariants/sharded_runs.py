@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from conftest import pad_batch, ragged_examples, tiny_config
 from forked import use_fsdp_on_cpus
-from safetensors.torch import load_file
+from test_processes import train_and_save
 from transformers import (
     BertForMaskedLM,
     DistilBertConfig,
@@ -70,28 +70,18 @@ def trained(folder, kind):
         dataloader_pin_memory=False,
         **settings,
     )
-    trainer = DistillationTrainer(
-        model=build_student(teacher, student_config(teacher.config, num_hidden_layers=2)),
-        args=args,
-        teacher_model=teacher,
-        alignments=ALIGNMENTS,
-        task_weight=0.5,
-        train_dataset=ragged_examples(),
-        eval_dataset=ragged_examples(16, seed=2),
-        data_collator=pad_batch,
+    return train_and_save(
+        DistillationTrainer(
+            model=build_student(teacher, student_config(teacher.config, num_hidden_layers=2)),
+            args=args,
+            teacher_model=teacher,
+            alignments=ALIGNMENTS,
+            task_weight=0.5,
+            train_dataset=ragged_examples(),
+            eval_dataset=ragged_examples(16, seed=2),
+            data_collator=pad_batch,
+        )
     )
-    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
-    trainer.train()
-    found = trainer.state.log_history[0] | trainer.evaluate()
-    trainer.save_model()
-    if not trainer.is_world_process_zero():
-        return None
-    saved = load_file(Path(folder, kind, "model.safetensors"))
-    return {
-        "saved": saved,
-        "logs": {key: value for key, value in found.items() if "loss" in key},
-        "update": sum((saved[key] - before[key]).square().sum() for key in saved).sqrt(),
-    }
 
 
 def train_all(folder):

@@ -79,16 +79,15 @@ def trained(folder, name, **settings):
     return {"weights": weights, "update": update, "logs": logs}
 
 
-def trained_and_saved(folder, name, **settings):
+def train_and_save(trainer):
     """What the saved file holds, how far the weights moved, and the losses; None but on the first process."""
-    trainer = make_trainer(folder, name, **settings)
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     trainer.train()
     logs = losses_of(trainer.state.log_history[0]) | losses_of(trainer.evaluate())
     trainer.save_model()
     if not trainer.is_world_process_zero():
         return None
-    saved = load_file(Path(folder, "model.safetensors"))
+    saved = load_file(Path(trainer.args.output_dir, "model.safetensors"))
     update = sum((saved[key] - before[key]).square().sum() for key in saved).sqrt()
     return {"saved": saved, "logs": logs, "update": update}
 

@@ -9,7 +9,7 @@ import sharded_runs
 import torch
 from forked import FSDP, run_forked, use_fsdp_on_cpus
 from safetensors.torch import load_file
-from test_processes import make_trainer, trained_and_saved
+from test_processes import make_trainer, train_and_save
 from transformers import BertForMaskedLM
 
 from distil_trainer.errors import TrainingSetupError
@@ -25,7 +25,7 @@ def train_all(folder):
     found = {}
     for name in CASES:
         AcceleratorState._reset_state()  # the classes of the blocks are kept in it
-        found[name] = trained_and_saved(Path(folder, "two"), name)
+        found[name] = train_and_save(make_trainer(Path(folder, "two"), name))
     if os.environ["RANK"] == "0":
         torch.save(found, f"{folder}/found.pt")
 
@@ -35,7 +35,7 @@ def test_a_sharded_student_makes_the_update_of_a_whole_one(tmp_path):
     assert "view tensor" not in output
     found = torch.load(tmp_path / "found.pt", weights_only=True)
     for name in CASES:
-        one, two = trained_and_saved(tmp_path / "one", name), found[name]
+        one, two = train_and_save(make_trainer(tmp_path / "one", name)), found[name]
         assert two["saved"].keys() == one["saved"].keys(), name
         difference = sum((two["saved"][key] - one["saved"][key]).square().sum() for key in one["saved"]).sqrt()
         assert difference <= 1e-4 * one["update"], name

@@ -9,7 +9,7 @@ import torch
 from conftest import tiny_model
 from forked import ZERO, run_forked
 from safetensors.torch import load_file
-from test_processes import CASES, make_trainer, trained_and_saved
+from test_processes import CASES, make_trainer, train_and_save
 from transformers import BertForMaskedLM, TrainingArguments
 
 from distil_trainer import DistillationTrainer, methods
@@ -26,9 +26,9 @@ ADAMW = {"optim": "adamw_torch", "max_grad_norm": 1.0, "max_steps": 4, "save_str
 
 def train_all(folder):
     on_deepspeed = {"use_cpu": False, "ddp_backend": "gloo"}
-    found = {name: trained_and_saved(Path(folder, "two"), name, **on_deepspeed) for name in NAMES}
-    found["adamw"] = trained_and_saved(
-        Path(folder, "whole"), "lightmbert with logits and labels", **on_deepspeed, **ADAMW
+    found = {name: train_and_save(make_trainer(Path(folder, "two"), name, **on_deepspeed)) for name in NAMES}
+    found["adamw"] = train_and_save(
+        make_trainer(Path(folder, "whole"), "lightmbert with logits and labels", **on_deepspeed, **ADAMW)
     )
     resumed = make_trainer(Path(folder, "resumed"), "lightmbert with logits and labels", **on_deepspeed, **ADAMW)
     resumed.train(resume_from_checkpoint=str(Path(folder, "whole", "checkpoint-2")))
@@ -49,8 +49,8 @@ def train_all(folder):
 def test_a_student_shared_out_by_zero_makes_the_update_of_a_whole_one(tmp_path, stage):
     run_forked("test_zero", "train_all", tmp_path, **ZERO, ACCELERATE_DEEPSPEED_ZERO_STAGE=str(stage))
     found = torch.load(tmp_path / "found.pt", weights_only=True)
-    alone = {name: trained_and_saved(tmp_path / "one", name) for name in NAMES}
-    alone["adamw"] = trained_and_saved(tmp_path / "one", "lightmbert with logits and labels", **ADAMW)
+    alone = {name: train_and_save(make_trainer(tmp_path / "one", name)) for name in NAMES}
+    alone["adamw"] = train_and_save(make_trainer(tmp_path / "one", "lightmbert with logits and labels", **ADAMW))
     for name, one in alone.items():
         two = found[name]
         assert two["saved"].keys() == one["saved"].keys(), name
