@@ -47,7 +47,7 @@ def render_card(
     Args:
         records: the page's own run first.
         picture: file name, in the repository, of the loss curves (see `plot_loss_curves`).
-        layer_map: file name, in the repository, of the map of layers (see `plot_layer_map`).
+        layer_map: file name, in the repository, of the map of layers (see `plot_layer_maps`).
         kept: Markdown written by hand, by the name of its section (see `kept_sections`); it is not escaped.
 
     Raises:

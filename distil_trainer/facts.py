@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.integrations import CodeCarbonCallback
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from distil_trainer.blocks import STACKS, blocks, has_two_stacks
+from distil_trainer.blocks import STACKS, blocks, depth, has_two_stacks
 from distil_trainer.errors import CaptureError
 from distil_trainer.plain import TOKEN, without_paths
 from distil_trainer.record import HUB_ID, AlignmentFacts, Emissions, Hardware, ModelFacts
@@ -68,6 +68,7 @@ def model_facts(
         "class_name": type(model).__name__,
         "model_type": config.model_type,
         "layers": getattr(config, "num_hidden_layers", None),  # config names differ; transformers maps the usual ones
+        "decoder_layers": depth(config, "decoder") if has_two_stacks(model) else None,
         "hidden_size": getattr(config, "hidden_size", None),
         "heads": getattr(config, "num_attention_heads", None),
         "vocabulary": getattr(config, "vocab_size", None),

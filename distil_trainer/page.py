@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from distil_trainer.blocks import STACKS
 from distil_trainer.card import render_card
 from distil_trainer.errors import CardError
 from distil_trainer.files import write_atomically
 from distil_trainer.kept import kept_sections
 from distil_trainer.metadata import check_metadata
-from distil_trainer.plots import plot_layer_map, plot_loss_curves
-from distil_trainer.record import Record
+from distil_trainer.plots import LayerMap, plot_layer_maps, plot_loss_curves
+from distil_trainer.record import ModelFacts, Record
 
 logger = logging.getLogger(__name__)
 
@@ -37,28 +38,20 @@ def write_page(folder: str | os.PathLike[str], records: Sequence[Record]) -> Pat
     page = folder / PAGE
     first = records[0] if records else None
     picture = PICTURE if first and first.loss_curve else None
-    depths = _depths(first) if first else None
-    if (picture or depths) and find_spec("matplotlib") is None:
+    maps = layer_maps(first) if first else []
+    if (picture or maps) and find_spec("matplotlib") is None:
         logger.warning("The page has no pictures: matplotlib is not installed.")
-        picture = depths = None
+        picture, maps = None, []
     text = render_card(
         *records,
         picture=picture,
-        layer_map=LAYER_MAP if depths else None,
+        layer_map=LAYER_MAP if maps else None,
         kept=_kept(page) if page.exists() else None,
     )
     check_metadata(text)
     assert first is not None  # render_card refuses to go without
-    if depths:
-        copied = first.provenance.copied_blocks if first.provenance else ()
-        student_layers, teacher_layers = depths
-        plot_layer_map(
-            first.alignments,
-            folder / LAYER_MAP,
-            student_layers=student_layers,
-            teacher_layers=teacher_layers,
-            copied_blocks=copied,
-        )
+    if maps:
+        plot_layer_maps(maps, folder / LAYER_MAP)
     if picture:
         plot_loss_curves(first.loss_curve, folder / picture)
     for name, record in zip(_file_names(records), records, strict=True):
@@ -74,13 +67,41 @@ def _kept(page: Path) -> dict[str, str]:
         raise CardError(f"{page} is not UTF-8 ({error}). Save it as UTF-8, so that no text by hand is lost.") from error
 
 
-def _depths(record: Record) -> tuple[int, int] | None:
-    """The number of blocks of student and teacher, where the picture, which has room for these two, can be drawn."""
-    if not record.alignments or record.other_teachers or any(alignment.stack for alignment in record.alignments):
+def layer_maps(record: Record) -> list[LayerMap]:
+    """What the student learned from each teacher, and in each of its stacks; empty where a depth is not known."""
+    student, provenance = record.student, record.provenance
+    if student is None or not record.alignments:
+        return []
+    last = "decoder" if student.decoder_layers else None  # which the logits come from
+    teachers, maps = (record.teacher, *record.other_teachers), []
+    for number, teacher in enumerate(teachers, start=1):
+        for stack in (None,) if last is None else STACKS:
+            ours, theirs = _depth(student, stack), _depth(teacher, stack)
+            if ours is None or theirs is None:
+                return []
+            heard = [a for a in record.alignments if a.teacher in (None, number) and (a.stack or last) == stack]
+            copied: tuple[int, ...] = ()
+            if provenance is not None and number == 1:  # the student began as a part of the first teacher
+                copied = provenance.copied_decoder_blocks if stack == "decoder" else provenance.copied_blocks
+            if heard or copied:
+                where = "" if stack is None else f", {stack}"
+                maps.append(
+                    LayerMap(
+                        alignments=heard,
+                        student_layers=ours,
+                        teacher_layers=theirs,
+                        copied_blocks=copied,
+                        student=f"Student{where}",
+                        teacher=f"Teacher{f' {number}' if len(teachers) > 1 else ''}{where}",
+                    )
+                )
+    return maps
+
+
+def _depth(model: ModelFacts | None, stack: str | None) -> int | None:
+    if model is None:
         return None
-    student = record.student.layers if record.student else None
-    teacher = record.teacher.layers if record.teacher else None
-    return (student, teacher) if student and teacher else None
+    return model.decoder_layers if stack == "decoder" else model.layers
 
 
 def _file_names(records: Sequence[Record]) -> list[str]:

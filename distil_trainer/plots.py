@@ -8,6 +8,7 @@ import io
 import math
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distil_trainer.errors import DistilTrainerError, RecordError
@@ -36,77 +37,65 @@ _WIDTH, _BOX, _MARGIN = 6.6, 1.7, 0.3  # of a layer map, in inches
 _MOST_LAYERS = 1000
 
 
-def plot_layer_map(
-    alignments: Sequence[AlignmentFacts],
-    path: str | os.PathLike[str],
-    *,
-    student_layers: int,
-    teacher_layers: int,
-    copied_blocks: Sequence[int] = (),
-) -> None:
-    """Draws both models as columns of blocks, and a line for each alignment from the teacher's layer to the student's.
+@dataclass(frozen=True, kw_only=True)
+class LayerMap:
+    """What a student learns from one teacher, or one stack of it from that of the teacher: a panel of the picture.
 
-    Args:
+    Attributes:
         alignments: the terms of the loss; the layer None is the output.
-        path: the PNG.
         student_layers: blocks of the student.
         teacher_layers: blocks of the teacher.
         copied_blocks: the teacher's blocks, one-based, that the student's first, second, ... were copied from.
+        student: what is written above the student's blocks.
+        teacher: the same of the teacher.
 
     Raises:
         RecordError: there is nothing to draw, or a model has no such layer.
+    """
+
+    alignments: Sequence[AlignmentFacts]
+    student_layers: int
+    teacher_layers: int
+    copied_blocks: Sequence[int] = ()
+    student: str = "Student"
+    teacher: str = "Teacher"
+
+    def __post_init__(self) -> None:
+        if not self.pairs and not self.copies:
+            raise RecordError("The layer map is empty; expected at least one alignment or one copied block.")
+        for role, layers, place in (("teacher", self.teacher_layers, 0), ("student", self.student_layers, 1)):
+            if not 1 <= layers <= _MOST_LAYERS:
+                raise RecordError(f"The {role} of a layer map should have 1 to {_MOST_LAYERS} blocks; got {layers}.")
+            for layer in (pair[place] for pair in [*self.pairs, *self.copies]):
+                if layer is not None and not 0 <= layer <= layers:
+                    raise RecordError(
+                        f"The {role} has {layers} blocks; expected a layer from 0 to {layers}, got {layer}."
+                    )
+
+    @property
+    def pairs(self) -> list[tuple[int | None, int | None]]:
+        """The layers of teacher and student of each alignment."""
+        return [(alignment.teacher_layer, alignment.student_layer) for alignment in self.alignments]
+
+    @property
+    def copies(self) -> list[tuple[int, int]]:
+        """The blocks of teacher and student that were the same at first."""
+        return [(source, block) for block, source in enumerate(self.copied_blocks, start=1)]
+
+
+def plot_layer_maps(maps: Sequence[LayerMap], path: str | os.PathLike[str]) -> None:
+    """Draws both models of each map as columns of blocks, and a line for each alignment from the teacher's layer to the
+    student's; the maps are below each other in one PNG.
+
+    Raises:
         DistilTrainerError: matplotlib is not installed.
     """
-    pairs = [(a.teacher_layer, a.student_layer) for a in alignments]
-    copies = [(source, block) for block, source in enumerate(copied_blocks, start=1)]
-    if not pairs and not copies:
-        raise RecordError("The layer map is empty; expected at least one alignment or one copied block.")
-    _check_layers("teacher", teacher_layers, [layer for layer, _ in pairs + copies])
-    _check_layers("student", student_layers, [layer for _, layer in pairs + copies])
-
-    deepest = max(student_layers, teacher_layers)
-    step = min(0.42, max(0.2, 8 / deepest))  # from block to block of the deeper model; the other's lie farther apart
-    output = {None: (deepest + 1) * step} if any(None in pair for pair in pairs) else {}
-    teacher, student = (
-        {**{layer: layer * deepest * step / layers for layer in range(layers + 1)}, **output}
-        for layers in (teacher_layers, student_layers)
-    )
-    features = sorted({a.feature for a in alignments}, key=lambda name: ([*_STYLES, name].index(name), name))
-    labels: dict[str | None, str] = {name: _legend_label(name, alignments) for name in features}
-    if copies:
-        labels[None] = "copied before training"
-    columns = 2 if max(map(len, labels.values())) < 40 else 1
-    box = 0.72 * step
-    below = box / 2 + 0.3 + 0.19 * math.ceil(len(labels) / columns)
-    above = box / 2 + 0.5 + max(teacher.values())
-
-    figure = _figure(_WIDTH, below + above)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, _WIDTH), ylim=(-below, above))
-    axes.set_axis_off()
-    _draw_model(axes, "Teacher", _MARGIN, teacher, box, {layer for layer, _ in pairs})
-    _draw_model(axes, "Student", _WIDTH - _MARGIN - _BOX, student, box, {layer for _, layer in pairs})
-    lines: dict[str | None, Line2D] = {}
-    for source, block in copies:
-        lines[None] = _connect(axes, teacher[source] - 0.4 * box, student[block] - 0.4 * box, **_COPIED)
-    for pair in dict.fromkeys(pairs):
-        learned = {a.feature for a, other in zip(alignments, pairs, strict=True) if other == pair}
-        gap = min(0.1, box / (len(learned) + 1))
-        for number, feature in enumerate(sorted(learned, key=features.index)):
-            shift = ((len(learned) - 1) / 2 - number) * gap
-            start, end = teacher[pair[0]] + shift, student[pair[1]] + shift
-            lines[feature] = _connect(axes, start, end, **_ARROW, **_STYLES.get(feature, _OTHER))
-    legend = axes.legend(
-        [lines[key] for key in labels],
-        list(labels.values()),
-        loc="lower center",
-        ncols=columns,
-        frameon=False,
-        labelcolor=_GREY,
-        fontsize=9,
-        handlelength=3.5,
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    panels = [_Panel(layer_map) for layer_map in maps]
+    whole = sum(panel.height for panel in panels)
+    figure, bottom = _figure(_WIDTH, whole), whole
+    for panel in panels:
+        bottom -= panel.height
+        panel.draw(figure.add_axes((0, bottom / whole, 1, panel.height / whole)))
     _write(figure, path)
 
 
@@ -162,6 +151,68 @@ def plot_loss_curves(curve: Mapping[str, Sequence[Sequence[float]]], path: str |
     _write(figure, path)
 
 
+class _Panel:
+    """Where everything of a `LayerMap` goes, in inches; the height 0 is that of the embeddings."""
+
+    def __init__(self, layer_map: LayerMap) -> None:
+        self.map = layer_map
+        deepest = max(layer_map.student_layers, layer_map.teacher_layers)
+        step = min(
+            0.42, max(0.2, 8 / deepest)
+        )  # from block to block of the deeper model; the other's lie farther apart
+        output = {None: (deepest + 1) * step} if any(None in pair for pair in layer_map.pairs) else {}
+        self.teacher, self.student = (
+            {**{layer: layer * deepest * step / layers for layer in range(layers + 1)}, **output}
+            for layers in (layer_map.teacher_layers, layer_map.student_layers)
+        )
+        names = {a.feature for a in layer_map.alignments}
+        self.features = sorted(names, key=lambda name: ([*_STYLES, name].index(name), name))
+        self.labels: dict[str | None, str] = {name: _legend_label(name, layer_map.alignments) for name in self.features}
+        if layer_map.copies:
+            self.labels[None] = "copied before training"
+        self.columns = 2 if max(map(len, self.labels.values())) < 40 else 1
+        self.box = 0.72 * step
+        self.below = self.box / 2 + 0.3 + 0.19 * math.ceil(len(self.labels) / self.columns)
+        self.above = self.box / 2 + 0.5 + max(self.teacher.values())
+
+    @property
+    def height(self) -> float:
+        """Of the whole panel."""
+        return self.below + self.above
+
+    def draw(self, axes: "Axes") -> None:
+        """Both models, what was copied and what is compared."""
+        pairs, box = self.map.pairs, self.box
+        axes.set(xlim=(0, _WIDTH), ylim=(-self.below, self.above))
+        axes.set_axis_off()
+        _draw_model(axes, self.map.teacher, _MARGIN, self.teacher, box, {layer for layer, _ in pairs})
+        right = _WIDTH - _MARGIN - _BOX
+        _draw_model(axes, self.map.student, right, self.student, box, {layer for _, layer in pairs})
+        lines: dict[str | None, Line2D] = {}
+        for source, block in self.map.copies:
+            start, end = self.teacher[source] - 0.4 * box, self.student[block] - 0.4 * box
+            lines[None] = _connect(axes, start, end, **_COPIED)
+        for pair in dict.fromkeys(pairs):
+            learned = {a.feature for a, other in zip(self.map.alignments, pairs, strict=True) if other == pair}
+            gap = min(0.1, box / (len(learned) + 1))
+            for number, feature in enumerate(sorted(learned, key=self.features.index)):
+                shift = ((len(learned) - 1) / 2 - number) * gap
+                start, end = self.teacher[pair[0]] + shift, self.student[pair[1]] + shift
+                lines[feature] = _connect(axes, start, end, **_ARROW, **_STYLES.get(feature, _OTHER))
+        legend = axes.legend(
+            [lines[key] for key in self.labels],
+            list(self.labels.values()),
+            loc="lower center",
+            ncols=self.columns,
+            frameon=False,
+            labelcolor=_GREY,
+            fontsize=9,
+            handlelength=3.5,
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+
+
 def _draw_model(
     axes: "Axes",
     title: str,
@@ -196,14 +247,6 @@ def _connect(axes: "Axes", start: float, end: float, **style: Any) -> "Line2D":
 def _legend_label(feature: str, alignments: Sequence[AlignmentFacts]) -> str:
     words = "attention probabilities" if feature == "attention_probs" else feature.replace("_", " ")
     return _line(f"{words} ({', '.join(sorted({a.loss for a in alignments if a.feature == feature}))})")
-
-
-def _check_layers(role: str, layers: int, used: Sequence[int | None]) -> None:
-    if not 1 <= layers <= _MOST_LAYERS:
-        raise RecordError(f"The {role} of a layer map should have 1 to {_MOST_LAYERS} blocks; got {layers}.")
-    for layer in used:
-        if layer is not None and not 0 <= layer <= layers:
-            raise RecordError(f"The {role} has {layers} blocks; expected a layer from 0 to {layers}, got {layer}.")
 
 
 def _line(name: str) -> str:

@@ -36,7 +36,7 @@ class ModelFacts(CheckedFields):
 
     `license_name` and `license_link` say more where `license` is "other". `base_model` is the Hub id of the model that
     this one was fine-tuned from. `language` holds ISO 639 codes, "multilingual" or "code". `citation` is BibTeX.
-    `dtype` is what the weights are stored in.
+    `dtype` is what the weights are stored in. Of a model with two stacks `layers` is the encoder's.
     """
 
     name: str
@@ -51,6 +51,7 @@ class ModelFacts(CheckedFields):
     class_name: str | None = None
     model_type: str | None = None
     layers: int | None = None
+    decoder_layers: int | None = None
     hidden_size: int | None = None
     heads: int | None = None
     vocabulary: int | None = None
@@ -84,6 +85,7 @@ class Provenance(CheckedFields):
     revision: str | None = None
     teacher_layers: int
     copied_blocks: tuple[int, ...] = ()
+    copied_decoder_blocks: tuple[int, ...] = ()
     frozen: tuple[str, ...] = ()
     kept_pieces: int | None = None
     teacher_pieces: int | None = None

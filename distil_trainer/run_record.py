@@ -100,6 +100,7 @@ def _provenance(trainer: "DistillationTrainer", teacher: Mapping[str, Any]) -> P
         revision=teacher.get("revision") or found.revision,
         teacher_layers=found.teacher_layers,
         copied_blocks=found.copied_blocks,
+        copied_decoder_blocks=found.copied_decoder_blocks,
         frozen=found.frozen,
         kept_pieces=found.kept_pieces,
         teacher_pieces=found.teacher_pieces,

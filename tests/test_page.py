@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from distil_trainer.errors import CardError
-from distil_trainer.page import write_page
-from distil_trainer.record import Record
+from distil_trainer.page import layer_maps, write_page
+from distil_trainer.record import ModelFacts, Record
 
 DISTILLED = Record(
     stage="distill",
@@ -34,6 +36,68 @@ def test_the_page_its_pictures_and_its_records(tmp_path):
 def test_there_is_a_picture_only_of_what_is_known(tmp_path):
     write_page(tmp_path, [Record(stage="distill", student={"name": "small"})])
     assert names(tmp_path) == ["README.md", "distillation.json"]
+
+
+SEVERAL = Record(
+    stage="distill",
+    student={"name": "small", "layers": 2},
+    teacher={"name": "large", "layers": 4},
+    other_teachers=[{"name": "other", "layers": 3}],
+    provenance={"teacher": "large", "teacher_layers": 4, "copied_blocks": [1, 2]},
+    alignments=[
+        {"name": "a", "feature": "hidden_states", "student_layer": 2, "teacher_layer": 4, "loss": "mse", "teacher": 1},
+        {"name": "b", "feature": "hidden_states", "student_layer": 1, "teacher_layer": 3, "loss": "mse", "teacher": 2},
+        {"name": "c", "feature": "logits", "loss": "kl"},
+    ],
+)
+STACKS = Record(
+    stage="distill",
+    student={"name": "small", "layers": 2, "decoder_layers": 1},
+    teacher={"name": "large", "layers": 4, "decoder_layers": 3},
+    provenance={"teacher": "large", "teacher_layers": 4, "copied_blocks": [1, 4], "copied_decoder_blocks": [3]},
+    alignments=[
+        {"name": "a", "feature": "hidden_states", "student_layer": 1, "teacher_layer": 3, "loss": "mse",
+         "stack": "decoder"},
+        {"name": "c", "feature": "logits", "loss": "kl"},
+    ],
+)  # fmt: skip
+
+
+def drawn(record):
+    return [
+        (
+            m.student,
+            m.student_layers,
+            m.teacher,
+            m.teacher_layers,
+            [a.name for a in m.alignments],
+            tuple(m.copied_blocks),
+        )
+        for m in layer_maps(record)
+    ]
+
+
+def test_each_teacher_has_a_layer_map():
+    assert drawn(SEVERAL) == [
+        ("Student", 2, "Teacher 1", 4, ["a", "c"], (1, 2)),
+        ("Student", 2, "Teacher 2", 3, ["b", "c"], ()),
+    ]
+    assert drawn(DISTILLED) == [("Student", 2, "Teacher", 4, ["h"], (1, 2))]
+
+
+def test_each_stack_has_a_layer_map(tmp_path):
+    assert drawn(STACKS) == [
+        ("Student, encoder", 2, "Teacher, encoder", 4, [], (1, 4)),
+        ("Student, decoder", 1, "Teacher, decoder", 3, ["a", "c"], (3,)),
+    ]
+    text = write_page(tmp_path, [STACKS]).read_text()
+    assert "| Blocks of the encoder | 4 | 2 |\n| Blocks of the decoder | 3 | 1 |" in text
+    assert "1 ← 1, 2 ← 4 (student block ← teacher block). Of the teacher's decoder it had the blocks 1 ← 3." in text
+
+
+def test_no_layer_map_where_a_depth_is_not_known():
+    unknown = replace(STACKS, teacher=ModelFacts(name="large", layers=4))
+    assert layer_maps(unknown) == layer_maps(replace(unknown, teacher=None)) == []
 
 
 def test_text_by_hand_survives(tmp_path):

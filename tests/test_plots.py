@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from distil_trainer.errors import DistilTrainerError, RecordError
-from distil_trainer.plots import plot_layer_map, plot_loss_curves
+from distil_trainer.plots import LayerMap, plot_layer_maps, plot_loss_curves
 from distil_trainer.record import AlignmentFacts
 
 CURVE = {
@@ -71,7 +71,7 @@ def test_without_matplotlib_the_error_says_what_to_install(tmp_path, monkeypatch
     with pytest.raises(DistilTrainerError, match="pip install matplotlib"):
         plot_loss_curves(CURVE, tmp_path / "p.png")
     with pytest.raises(DistilTrainerError, match="pip install matplotlib"):
-        plot_layer_map(MAP, tmp_path / "p.png", **DEPTHS)
+        plot_layer_maps([LayerMap(alignments=MAP, **DEPTHS)], tmp_path / "p.png")
 
 
 def test_evaluation_is_drawn_into_the_panel_of_its_term(tmp_path):
@@ -85,15 +85,16 @@ def test_evaluation_is_drawn_into_the_panel_of_its_term(tmp_path):
 
 def test_one_layer_map_always_gives_the_same_png(tmp_path):
     for name in ("a", "b"):
-        plot_layer_map(MAP, tmp_path / name, **DEPTHS, copied_blocks=(1, 3, 5, 7, 9, 11))
-    plot_layer_map(MAP, tmp_path / "other", **DEPTHS)
+        plot_layer_maps([LayerMap(alignments=MAP, **DEPTHS, copied_blocks=(1, 3, 5, 7, 9, 11))], tmp_path / name)
+    plot_layer_maps([LayerMap(alignments=MAP, **DEPTHS)], tmp_path / "other")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() != (tmp_path / "other").read_bytes()
     assert set(chunks((tmp_path / "a").read_bytes())) <= {b"IHDR", b"pHYs", b"IDAT", b"IEND"}
 
 
 @pytest.mark.parametrize(("student", "teacher"), [(1, 1), (2, 1), (6, 12), (24, 48)])
 def test_the_map_grows_with_the_deeper_model(tmp_path, student, teacher):
-    plot_layer_map([term("hidden_states", 0, teacher)], tmp_path / "p", student_layers=student, teacher_layers=teacher)
+    depths = {"student_layers": student, "teacher_layers": teacher}
+    plot_layer_maps([LayerMap(alignments=[term("hidden_states", 0, teacher)], **depths)], tmp_path / "p")
     width, height = size(tmp_path / "p")
     assert width == 950
     assert 30 * max(student, teacher) < height < 300 + 61 * max(student, teacher)
@@ -101,7 +102,7 @@ def test_the_map_grows_with_the_deeper_model(tmp_path, student, teacher):
 
 def test_odd_names_do_not_break_the_map(tmp_path):
     odd = [term(name, 1, 2, loss="_$x^{") for name in ("$\\frac", "_a\n\nb", "", "long " * 50, "copies")]
-    plot_layer_map(odd, tmp_path / "p", **DEPTHS)
+    plot_layer_maps([LayerMap(alignments=odd, student="$\\frac", **DEPTHS)], tmp_path / "p")
     assert size(tmp_path / "p") > (900, 900)
 
 
@@ -116,7 +117,17 @@ def test_odd_names_do_not_break_the_map(tmp_path):
         ({"copied_blocks": range(1, 8)}, "student has 6 blocks.* got 7"),
     ],
 )
-def test_maps_that_cannot_be_drawn(tmp_path, changes, message):
+def test_maps_that_cannot_be_drawn(changes, message):
     with pytest.raises(RecordError, match=message):
-        plot_layer_map(**{"alignments": MAP, "path": tmp_path / "p", **DEPTHS, **changes})
-    assert not (tmp_path / "p").exists()
+        LayerMap(**{"alignments": MAP, **DEPTHS, **changes})
+
+
+def test_maps_are_below_each_other(tmp_path):
+    small = LayerMap(alignments=[term("hidden_states", 2, 4)], student_layers=2, teacher_layers=4, teacher="Teacher 2")
+    large = LayerMap(alignments=MAP, **DEPTHS)
+    for name, maps in {"small": [small], "large": [large], "both": [large, small], "other": [small, large]}.items():
+        plot_layer_maps(maps, tmp_path / name)
+    heights = {name: size(tmp_path / name)[1] for name in ("small", "large", "both", "other")}
+    assert abs(heights["both"] - heights["small"] - heights["large"]) <= 2  # pixels are whole
+    assert heights["both"] == heights["other"]
+    assert (tmp_path / "both").read_bytes() != (tmp_path / "other").read_bytes()

@@ -145,7 +145,7 @@ def test_the_page_names_all_teachers(make_args, tmp_path):
         "(revision `abc`), 3 blocks, weight 0.25. Logits are compared with the mean of all, by these weights." in page
     )
     assert "| `hidden_states_s2_t3_teacher2` | block 2 | hidden states | 2: block 3 |" in page
-    assert "layer_map.png" not in page
+    assert "](layer_map.png)" in page
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from distil_trainer import Alignment, DistillationTrainer, build_student, layer_
 from distil_trainer.blocks import blocks
 from distil_trainer.compatibility import check_pair
 from distil_trainer.errors import AlignmentError, CaptureError, DataError, StudentError, TrainingSetupError
+from distil_trainer.run_record import record_run
 
 NAMED = {row.name: row for row in ROWS}
 LAST = {"student_layer": 2, "teacher_layer": 4}
@@ -162,6 +163,15 @@ def test_what_belongs_to_no_stack_is_refused(make_args):
     encoder = methods.for_stack(plain[1:], "encoder")  # needs no decoder
     trainer = DistillationTrainer(student, make_args(), teacher_model=teacher, alignments=encoder)
     assert trainer.compute_loss(student, unlabelled) > 0
+
+
+def test_the_record_tells_the_blocks_of_both_stacks(make_args):
+    row = NAMED["T5, decoder"]
+    student, teacher = cut(row, {"encoder": "bottom", "decoder": [1, 4]}, num_decoder_layers=2)
+    trainer = DistillationTrainer(student, make_args(), teacher_model=teacher, alignments=ALIGNED["T5, decoder"])
+    record = record_run(trainer)
+    assert [(m.layers, m.decoder_layers) for m in (record.student, record.teacher)] == [(2, 2), (4, 4)]
+    assert record.provenance.copied_decoder_blocks == (1, 4)
 
 
 def test_stacks_are_named_where_they_are_given():
