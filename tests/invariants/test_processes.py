@@ -21,6 +21,7 @@ CASES = {  # name -> alignments, micro-batches of a step, other settings
     "tinybert": (methods.tinybert(**DEPTHS), 1, {}),
     "tinybert with projections": (methods.tinybert(**DEPTHS, projection=True), 2, {"width": 24}),
     "distilbert": (methods.distilbert(**DEPTHS, positions="labels"), 2, {"task_weight": 1.0}),
+    "pkd": (methods.pkd(**DEPTHS), 2, {"task_weight": 0.3}),
     "minilm": (methods.minilm(**DEPTHS), 1, {}),
     "minilmv2": (methods.minilmv2(**DEPTHS, relation_heads=8), 1, {}),
     "logits": (methods.logits(positions="labels"), 1, {}),
