@@ -21,7 +21,8 @@ FINETUNE = recipes_with("seeds")
 
 def distill_overrides(path, tmp_path):
     recipe = load_recipe(DistillRecipe, path)
-    depth = max((a.teacher_layer or 0 for a in recipe.alignments), default=2 * recipe.student.num_hidden_layers)
+    layers = [a.teacher_layer for a in recipe.alignments if a.teacher_layer]  # logits have none
+    depth = max(layers, default=2 * recipe.student.num_hidden_layers)
     model_class = BertForPreTraining if recipe.teacher.model_class == "AutoModelForPreTraining" else BertModel
     teacher = save_model(tmp_path / "teacher", model_class, depth)
     text = write_lines(tmp_path / "text.jsonl", [{"text": " ".join(WORDS[i % 5 : i % 5 + 9])} for i in range(40)])
