@@ -73,11 +73,13 @@ def layer_maps(record: Record) -> list[LayerMap]:
     if student is None or not record.alignments:
         return []
     last = "decoder" if student.decoder_layers else None  # which the logits come from
+    if last is None and any(a.stack for a in record.alignments):
+        return []
     teachers, maps = (record.teacher, *record.other_teachers), []
     for number, teacher in enumerate(teachers, start=1):
         for stack in (None,) if last is None else STACKS:
             ours, theirs = _depth(student, stack), _depth(teacher, stack)
-            if ours is None or theirs is None:
+            if not ours or not theirs:
                 return []
             heard = [a for a in record.alignments if a.teacher in (None, number) and (a.stack or last) == stack]
             copied: tuple[int, ...] = ()

@@ -98,6 +98,8 @@ def test_each_stack_has_a_layer_map(tmp_path):
 def test_no_layer_map_where_a_depth_is_not_known():
     unknown = replace(STACKS, teacher=ModelFacts(name="large", layers=4))
     assert layer_maps(unknown) == layer_maps(replace(unknown, teacher=None)) == []
+    assert layer_maps(replace(DISTILLED, teacher=ModelFacts(name="large", layers=0))) == []
+    assert layer_maps(replace(STACKS, student=ModelFacts(name="small", layers=2))) == []  # as earlier records are
 
 
 def test_text_by_hand_survives(tmp_path):
