@@ -67,7 +67,7 @@ def render_card(
     results = compare_scores(records)
     # The text that was prepared is told by the runs that trained on it, all of it or a part.
     training = _unique(d for r in lineage if r.stage != "prepare" for d in r.data if d.role == "train")
-    tuning = _unique(d for r in records if r not in lineage for d in r.data if d.role == "train")
+    tuning = _unique(d for r in records if r not in lineage for d in r.data if d.role in ("train", "unlabelled"))
     speed = _speed_rows(*(_first(r.speed.get(role) for r in records) or () for role in ("teacher", "student")))
     method = _first(r.method for r in lineage)
     body = (

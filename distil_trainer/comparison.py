@@ -33,7 +33,9 @@ def _tuned(record: Record) -> dict[str, Any]:
     ]
     others = "".join(f", {name} {value}" for name, value in sorted(record.taught_arguments.items()))
     by_all = " by the teachers of all seeds" if record.taught_by == "all_seeds" else ""
-    lesson = {"taught": f"{', '.join(record.taught)}{by_all}: {', '.join(a.name for a in record.alignments)}{others}"}
+    also = "".join(f", also on {d.name} ({d.examples:,})" for d in record.data if d.role == "unlabelled")
+    terms = ", ".join(a.name for a in record.alignments)
+    lesson = {"taught": f"{', '.join(record.taught)}{by_all}: {terms}{others}{also}"}
     return (
         comparable_settings(record) | ({_TUNED_ON: "; ".join(data)} if data else {}) | (lesson if record.taught else {})
     )

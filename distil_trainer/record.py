@@ -120,12 +120,12 @@ class AlignmentFacts(CheckedFields):
 class DataFacts(CheckedFields):
     """One data set. `hub_id` only if it is on the Hub; a corpus from elsewhere has a `url` or a `description`.
 
-    `size_bytes` is the size of its text, `filtering` a sentence about what was left out, `counts` the figures behind
-    that sentence.
+    `role` "unlabelled": its labels are those of teachers. `size_bytes` is the size of its text, `filtering` a sentence
+    about what was left out, `counts` the figures behind that sentence.
     """
 
     name: str
-    role: Literal["train", "evaluation"]
+    role: Literal["train", "unlabelled", "evaluation"]
     hub_id: str | None = None
     config: str | None = None
     split: str | None = None

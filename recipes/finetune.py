@@ -3,7 +3,8 @@
     accelerate launch recipes/finetune.py RECIPE.yaml [key=value ...]
 
 Every model is trained once a seed on the same data in the same order. With `task_stage` some also learn from the
-fine-tuned teacher, of the same seed or of all (task-specific distillation). The models' speed is measured in turns.
+fine-tuned teacher, of the same seed or of all (task-specific distillation), on the same data and on unlabelled ones
+that it labels. The models' speed is measured in turns.
 The scores of each finished run are kept: after an interruption, `resume=true` trains only what is missing.
 """
 
@@ -46,12 +47,14 @@ from distil_trainer.tasks.finished import (
     load_scores,
     save_scores,
 )
-from distil_trainer.tasks.splits import Split, read_splits, sampled
+from distil_trainer.tasks.splits import Split, read_splits, read_unlabelled, sampled
+from distil_trainer.tasks.unlabelled import with_labels, with_placeholders, without_known
 from distil_trainer.teacher_cache import TeacherCache
 from distil_trainer.vocabulary import match_pieces
 
 RECORD = "finetune.json"
 SCORES = "scores"  # the folder of the finished runs
+NOT_SCORED = ("train", "unlabelled")  # splits to learn from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +93,13 @@ def main(path: str, overrides: list[str]) -> None:
     args = arguments(recipe, roles[0], recipe.seeds[0])
     say = print if args.process_index == 0 else lambda *words, **how: None
     with args.main_process_first(desc="reading the data"):
-        splits = read_splits(recipe.data, recipe.also_test, words=recipe.task == "token-classification")
+        has_words = recipe.task == "token-classification"
+        splits = read_splits(recipe.data, recipe.also_test, words=has_words)
         names = TASKS[recipe.task].labels(splits["train"].rows, splits["train"].columns[-1])
         splits["train"] = sampled(splits["train"], recipe.data.max_train_examples)  # some may lack a rare label
+        if recipe.task_stage is not None and recipe.task_stage.unlabelled is not None:
+            unknown = without_known(read_unlabelled(recipe.task_stage.unlabelled, words=has_words), splits.values())
+            splits["unlabelled"] = with_placeholders(unknown, names)
         encoded = encode(recipe, splits, names)
     say(f"{len(splits['train'].rows)} examples; labels: {', '.join(names) or 'a number'}")
     models: dict[Any, Any] = {}
@@ -112,11 +119,12 @@ def main(path: str, overrides: list[str]) -> None:
     for seed, role in in_order(recipe, roles):
         model, _ = load(recipe, role, seed, names)
         teachers = teachers_of(recipe, role, seed)
-        others: dict[str, Any] = dict(launch)
+        others, data = dict[str, Any](launch), dict(encoded[role].hashes)
+        unlabelled = data.pop("unlabelled", None)
         if lesson := lesson_of(recipe, role):
             hashes = [weights_hash(teacher) for teacher in teachers]
-            others |= {"task_stage": stage_values(lesson), "teachers": hashes}
-        depends = depends_on(model, encoded[role].hashes, training_of(recipe, role), others)
+            others |= {"task_stage": stage_values(lesson), "teachers": hashes, "unlabelled": unlabelled}
+        depends = depends_on(model, data, training_of(recipe, role), others)
         run, file = f"{role}, seed {seed}", score_file(recipe, role, seed)
         if file in finished:
             changed = changes(finished[file], depends)
@@ -287,6 +295,7 @@ def cache_of(stage: TaskStage, role: str, seed: int, kept_ids: tuple[int, ...] |
 def stage_values(stage: TaskStage) -> dict[str, Any]:
     """All of a task stage that the scores depend on."""
     values = asdict(stage)
+    del values["unlabelled"]  # known by what is in it
     cache = values.pop("teacher_cache")
     return values if cache is None else {**values, "teacher_cache": {k: v for k, v in cache.items() if k != "folder"}}
 
@@ -313,6 +322,11 @@ def finetune(
         "compute_metrics": task.metrics(names),
         "on_nonfinite": recipe.on_nonfinite,
     }
+    if "unlabelled" in data.splits and teachers:
+        others = data.splits["unlabelled"]
+        options["train_dataset"] = with_labels(
+            data.splits["train"], others, teachers, options["data_collator"], options["args"], kept_ids
+        )
     if lesson is not None:
         options |= {"teacher_model": teachers, "alignments": lesson.alignments, "task_weight": lesson.task_weight}
         options |= {"kept_ids": kept_ids, "teacher_cache": cache_of(lesson, role, seed, kept_ids)}
@@ -325,7 +339,7 @@ def score(recipe: FinetuneRecipe, trainer: Trainer, data: Encoded) -> Scores:
     """What a fine-tuned model reaches on each split but that of the training."""
     scores: Scores = {}
     for name, rows in data.splits.items():
-        if name != "train":
+        if name not in NOT_SCORED:
             found = trainer.evaluate(rows, metric_key_prefix="final")
             scores[name] = {metric: float(found[f"final_{metric}"]) for metric in TASKS[recipe.task].scores}
     return scores
@@ -355,7 +369,7 @@ def record_of(
         evaluations=tuple(
             evaluation(recipe, splits[key], metric, role, {seed: found[key][metric] for seed, found in runs.items()})
             for key in splits
-            if key != "train"
+            if key not in NOT_SCORED
             for metric in TASKS[recipe.task].scores
             for role, runs in scores.items()
         ),

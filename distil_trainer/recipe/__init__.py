@@ -23,7 +23,7 @@ from distil_trainer.recipe.stages import (
     newest_checkpoint,
 )
 from distil_trainer.recipe.strict import load_recipe
-from distil_trainer.recipe.task import ScoredData, TaskData
+from distil_trainer.recipe.task import ScoredData, TaskData, UnlabelledData
 from distil_trainer.recipe.text import TextData
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "TaskStage",
     "TeacherSource",
     "TextData",
+    "UnlabelledData",
     "VocabularySpec",
     "known_facts",
     "load_model",

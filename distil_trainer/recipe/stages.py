@@ -20,7 +20,7 @@ from distil_trainer.recipe.strict import (
     require,
     require_revision,
 )
-from distil_trainer.recipe.task import ScoredData, TaskData
+from distil_trainer.recipe.task import ScoredData, TaskData, UnlabelledData
 from distil_trainer.recipe.text import TextData
 from distil_trainer.record import HUB_ID
 from distil_trainer.schedule import Scheduled, ends
@@ -233,16 +233,19 @@ class TaskStage:
             means one of these by its number in `seeds`, from 1; logits without it are compared with the mean of all.
         alignments: what is compared on the batches of the task, each with the fields of `distil_trainer.Alignment`.
         task_weight: weight of the labels themselves.
+        unlabelled: examples to learn from besides, with the labels that those teachers give them (a transfer set).
         training: what is other than in the recipe's `training` for those who are taught, such as more epochs.
         teacher_cache: as in `DistillRecipe`; each seed's teacher has a folder of its own in that.
 
-    Source: TinyBERT (arXiv 1909.10351) section 3.2, which has it in two steps: layers, then logits.
+    Source: TinyBERT (arXiv 1909.10351) section 3.2, which has it in two steps: layers, then logits; for the transfer
+    set Distilling the Knowledge in a Neural Network (arXiv 1503.02531) section 2.
     """
 
     roles: tuple[Literal["student", "undistilled"], ...] = ("student",)
     teachers: Literal["same_seed", "all_seeds"] = "same_seed"
     alignments: tuple[Alignment, ...]
     task_weight: Scheduled = 1.0
+    unlabelled: UnlabelledData | None = None
     training: dict[str, Any] = field(default_factory=dict)
     teacher_cache: TeacherCache | None = None
 
@@ -313,6 +316,10 @@ class FinetuneRecipe:
             check_teachers(self.task_stage.alignments, len(self.seeds) if all_teach else 1)
             missing = [role for role in ("teacher", *self.task_stage.roles) if role not in self.models]
             require(not missing, "models", f"{' and '.join(missing)} too, as task_stage says", sorted(self.models))
+            unlabelled = self.task_stage.unlabelled
+            if unlabelled is not None and self.task == "sentence-similarity":
+                columns = unlabelled.text_columns
+                require(len(columns) == 2, "task_stage.unlabelled.text_columns", "two columns", columns)
             require(self.save_models, "save_models", "true: task_stage reads the fine-tuned teacher", self.save_models)
         if self.training.get("eval_strategy", "no") != "no":
             came = f"eval_strategy {self.training['eval_strategy']} without it"

@@ -1,4 +1,4 @@
-"""The labelled data of a recipe."""
+"""The data of a task: labelled to learn from and to score on, and unlabelled for the teacher to label."""
 
 from dataclasses import dataclass, field
 
@@ -44,15 +44,44 @@ class ScoredData:
     language: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        require(bool(self.test or self.hub_id), "test", "at least one path, or a hub_id", self.test)
-        is_id = self.hub_id is None or bool(HUB_ID.fullmatch(self.hub_id))
-        require(is_id, "hub_id", "an id on the Hub, such as namespace/name", self.hub_id)
-        require_revision("revision", self.revision)
-        is_converted = not self.test and (self.revision or "").startswith("refs/convert/")
-        require(not is_converted or bool(self.config), "config", 'a folder of that revision, such as "default"', None)
-        require(len(self.text_columns) in (1, 2), "text_columns", "one column or two", self.text_columns)
+        _check_source(self, "test", self.test)
         if self.keep_types is not None:
             require(bool(self.keep_types), "keep_types", "at least one type, or null for all", self.keep_types)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlabelledData:
+    """Examples that fine-tuned teachers label, for those whom they teach.
+
+    Attributes:
+        name: what the card calls the data set.
+        files: paths or globs, relative to the working directory: .jsonl or .json (also .gz), .parquet.
+        hub_id, config, revision: as in `ScoredData`.
+        splits: the splits of the Hub, put together; with files, those that they are, for the card.
+        tokens_column: the words of a sentence; labels, if there are any, are not read.
+        text_columns: of whole texts; the one or the two that an example consists of.
+        max_examples: how many examples to use, always the same ones; null means all.
+        license: its license, for the card.
+        language: its languages as ISO 639 codes, for the card.
+    """
+
+    name: str
+    files: tuple[str, ...] = ()
+    hub_id: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    splits: tuple[str, ...] = ("train",)
+    tokens_column: str = "tokens"
+    text_columns: tuple[str, ...] = ("text",)
+    max_examples: int | None = None
+    license: str | None = None
+    language: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_source(self, "files", self.files)
+        require(bool(self.splits), "splits", "at least one", self.splits)
+        if self.max_examples is not None:
+            require(self.max_examples >= 1, "max_examples", "at least 1, or null", self.max_examples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,3 +118,14 @@ class TaskData(ScoredData):
     def has_validation(self) -> bool:
         """Whether there are examples to score on while training."""
         return bool(self.validation or (self.validation_split and not self.train))
+
+
+def _check_source(data: ScoredData | UnlabelledData, name: str, files: tuple[str, ...]) -> None:
+    """Raise RecipeError unless it is known where the data are: in `files`, or on the Hub."""
+    require(bool(files or data.hub_id), name, "at least one path, or a hub_id", files)
+    is_id = data.hub_id is None or bool(HUB_ID.fullmatch(data.hub_id))
+    require(is_id, "hub_id", "an id on the Hub, such as namespace/name", data.hub_id)
+    require_revision("revision", data.revision)
+    is_converted = not files and (data.revision or "").startswith("refs/convert/")
+    require(not is_converted or bool(data.config), "config", 'a folder of that revision, such as "default"', None)
+    require(len(data.text_columns) in (1, 2), "text_columns", "one column or two", data.text_columns)

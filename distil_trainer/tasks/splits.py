@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from distil_trainer.data import sample_rows
 from distil_trainer.hub_data import commit_of
-from distil_trainer.recipe import ScoredData, TaskData
+from distil_trainer.recipe import ScoredData, TaskData, UnlabelledData
 from distil_trainer.record import DataFacts
 from distil_trainer.tasks.labelled import map_types, read_files, read_hub
 
@@ -16,8 +16,8 @@ from distil_trainer.tasks.labelled import map_types, read_files, read_hub
 class Split:
     """Examples, and what is known of them.
 
-    `columns` are those that the task reads, the label's the last. `kept_types` are the entity types that count, if that
-    is not all of them.
+    `columns` are those that the task reads, the label's the last if there is one. `kept_types` are the entity types
+    that count, if that is not all of them.
     """
 
     rows: Dataset
@@ -41,6 +41,29 @@ def read_splits(data: TaskData, also_test: Sequence[ScoredData], *, words: bool)
     for other in also_test:
         splits |= _read(other, {f"also_test {other.name}": (other.test, (other.test_split,))}, words)
     return splits
+
+
+def read_unlabelled(data: UnlabelledData, *, words: bool) -> Split:
+    """Examples without their labels. Raises DataError as `read_splits` does."""
+    columns = (data.tokens_column,) if words else data.text_columns
+    revision, hub_id = data.revision, data.hub_id or ""
+    if data.files:
+        rows = read_files(data.files, columns)
+    else:
+        revision = commit_of(hub_id, revision) or revision  # all splits of one commit
+        rows = read_hub(hub_id, data.splits, columns, config=data.config, revision=revision)
+    facts = DataFacts(
+        name=data.name,
+        role="unlabelled",
+        hub_id=data.hub_id,
+        config=data.config,
+        split="+".join(data.splits),
+        revision=revision,
+        license=data.license,
+        language=data.language,
+        examples=len(rows),
+    )
+    return sampled(Split(rows=rows, columns=columns, facts=facts), data.max_examples)
 
 
 def sampled(split: Split, number: int | None) -> Split:

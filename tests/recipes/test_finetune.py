@@ -352,6 +352,40 @@ def test_what_the_teachers_predict_is_kept_for_each_seed(finetune, sentences, tm
     assert "student-1.json: task_stage\n" in capsys.readouterr().out
 
 
+def test_the_student_learns_from_what_the_teachers_say_of_unlabelled_text(finetune, sentences, tmp_path, capsys):
+    """Of the words the labelled sentences have only those that are no entity; that others are, only teachers know."""
+    others = [{"tokens": [*WORDS[i % 7 :], "order", "copy"], "ner_tags": "nonsense"} for i in range(40)]
+    known = json.loads(sentences.read_text().splitlines()[0])["tokens"]
+    file = write_lines(tmp_path / "others.jsonl", [*others, {"tokens": known, "ner_tags": "nonsense"}])
+    unlabelled = {"name": "Others", "files": [str(file)]}
+    stage = LESSON | {"task_weight": 1.0, "unlabelled": unlabelled, "teachers": "all_seeds"}
+    recipe = ner(sentences) | {"save_models": True}
+    finetune(recipe | {"task_stage": LESSON})
+    capsys.readouterr()
+    taught = recipe | {"task_stage": stage}
+    record = finetune(taught, "resume=true", "training.logging_steps=1")
+    out = capsys.readouterr().out
+    assert out.count("taken over from") == 2  # the teachers do not depend on it
+    assert "student-1.json: task_stage, teachers, unlabelled\n" in out
+    facts = {d.role: d for d in record.data}["unlabelled"]
+    assert (facts.name, facts.examples) == ("Others", 40)
+    assert facts.filtering == "Without the 1 examples that are labelled or scored on."
+    assert {e.dataset_split for e in record.evaluations} == {"test"}
+    finetune(taught, "resume=true")
+    assert capsys.readouterr().out.count("taken over from") == 4
+    fewer = "task_stage.unlabelled.max_examples=30"
+    assert {d.role: d for d in finetune(taught, "resume=true", fewer).data}["unlabelled"].examples == 30
+    assert "student-1.json: unlabelled\n" in capsys.readouterr().out
+
+    student = Record(stage="distill", student=ModelFacts(name="student"), teacher=ModelFacts(name="teacher"))
+    page = render_card(student, record)
+    assert "it learned from 40 of Others, with the labels that these teachers together gave them." in page
+    assert (
+        "- Others, split `train`; 40 examples; labelled by the teacher, for fine-tuning before the evaluation." in page
+    )
+    assert "also on Others (40)" in render_card(student, finetune(recipe, "resume=true"), record)
+
+
 def test_the_teacher_alone_is_enough(finetune, sentences, capsys):
     """Without a weight of its labels the student learns the task from what the teacher predicts."""
     stage = {"task_stage": LESSON | {"task_weight": 0.0}, "save_models": True, "seeds": [1]}

@@ -8,10 +8,11 @@ from tiny_runs import ROOT
 
 from distil_trainer.alignment import check_alignments, check_teachers
 from distil_trainer.methods import METHODS, SETTINGS
-from distil_trainer.recipe import DistillRecipe, load_recipe
+from distil_trainer.recipe import DistillRecipe, FinetuneRecipe, load_recipe
 
 PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 FRAGMENTS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+TASK_PAGE = (ROOT / "docs" / "task_distillation.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("fragment", FRAGMENTS)
@@ -30,6 +31,14 @@ def test_a_fragment_is_a_recipe(fragment, tmp_path):
     if method is not None:
         assert task_weight == tree.get("task_weight", SETTINGS[method].task_weight)
         assert tree.get("student", {}).get("freeze_embeddings", False) == SETTINGS[method].freeze_embeddings
+
+
+@pytest.mark.parametrize("fragment", re.findall(r"```yaml\n(.*?)```", TASK_PAGE, re.DOTALL))
+def test_a_fragment_of_a_task_is_a_recipe(fragment, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    base = {"extends": str(ROOT / "recipes" / "swedish_mbert" / "finetune_sucx3.yaml")}
+    path.write_text(yaml.safe_dump(base | yaml.safe_load(fragment)))
+    assert load_recipe(FinetuneRecipe, path).task_stage is not None
 
 
 def test_every_method_is_there():
