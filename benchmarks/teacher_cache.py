@@ -87,8 +87,8 @@ def measure(cache: str, rows: Any, held_out: Any, folder: Path, arguments: argpa
     size = sum(path.stat().st_size for path in (folder / cache).glob("*"))
     found: dict[str, Any] = {"cache": cache, "epochs": clock.epochs}
     found["bytes_per_token"] = size / sum(len(row["input_ids"]) for row in rows)
-    if trainer.cached_teacher is not None:
-        found |= {"hits": trainer.cached_teacher.hits, "misses": trainer.cached_teacher.misses}
+    if trainer.cached_teachers:
+        found |= {"hits": trainer.cached_teachers[0].hits, "misses": trainer.cached_teachers[0].misses}
     return found | {"loss": DistillationTrainer(**common).evaluate()["eval_loss"]}
 
 

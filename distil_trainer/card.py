@@ -66,8 +66,8 @@ def render_card(
     lineage = [r for i, r in enumerate(records) if i == 0 or r.stage != "finetune"]
     results = compare_scores(records)
     # The text that was prepared is told by the runs that trained on it, all of it or a part.
-    training = _unique(d for r in lineage if r.stage != "prepare" for d in r.data if d.role == "train")
-    tuning = _unique(d for r in records if r not in lineage for d in r.data if d.role in ("train", "unlabelled"))
+    training = _unique(d for r in lineage if r.stage != "prepare" for d in r.data if d.role != "evaluation")
+    tuning = _unique(d for r in records if r not in lineage for d in r.data if d.role != "evaluation")
     speed = _speed_rows(*(_first(r.speed.get(role) for r in records) or () for role in ("teacher", "student")))
     method = _first(r.method for r in lineage)
     body = (

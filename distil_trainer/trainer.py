@@ -37,7 +37,7 @@ from distil_trainer.teacher import (
     reader_for,
     reads_logits,
 )
-from distil_trainer.teacher_cache import CachedTeacher, TeacherCache
+from distil_trainer.teacher_cache import CachedTeacher, TeacherCache, caches_of
 from distil_trainer.terms import Term, compute_term, logit_mask, taught_by
 from distil_trainer.zero import check_whole_weights, check_zero, is_partitioned, zero_of
 
@@ -70,7 +70,8 @@ class DistillationTrainer(LearningTrainer):
             id of the same piece. Batches hold the student's ids; the teacher is given its own, and its logits are those
             of the kept pieces, so that its probabilities are taken among them.
         teacher_cache: keep what the alignments read of the teacher in this folder, or as a `TeacherCache` says, so that
-            later epochs and later runs on the same inputs need not run it; see docs/teacher_cache.md.
+            later epochs and later runs on the same inputs need not run it; see docs/teacher_cache.md. Of several
+            teachers each has a folder in it, `teacher-1` and so on.
         on_nonfinite: what to do where a loss or a gradient is NaN or infinite: "stop" before that step, with the batch
             saved, or "skip" it; see `distil_trainer.nonfinite`.
         page_facts: what the page says besides what the run itself tells: arguments of `run_record.record_run`, such as
@@ -85,7 +86,7 @@ class DistillationTrainer(LearningTrainer):
         unreached: parameters of the student that no loss reaches, by name; frozen while `train` runs.
         projections: the learned maps of alignments with `projection`; parameters of the student while `train` runs,
             never saved with it. None without any.
-        cached_teacher: answers in the teacher's place where there is a `teacher_cache`; else None.
+        cached_teachers: answer in the teachers' place where there is a `teacher_cache`; else none.
 
     Overrides of `Trainer`: `train` (checks), `compute_loss`, `_get_num_items_in_batch` (counts positions),
     `prediction_step` and `evaluation_loop` (exact averages of every term), `log` (adds the terms),
@@ -172,7 +173,7 @@ class DistillationTrainer(LearningTrainer):
                 self.add_callback(self._balance)
             self._student_reader()
             self.loss_is_scaled_for_ga = True
-        self.cached_teacher: CachedTeacher | None = None
+        self.cached_teachers: tuple[CachedTeacher, ...] = ()
         if teacher_cache is not None:
             self._keep_features(teacher_cache)
         self._training_terms, self._evaluation_terms = Meter(), Meter()
@@ -202,15 +203,20 @@ class DistillationTrainer(LearningTrainer):
         return [alignment for alignment in self.alignments if alignment.teacher in (None, number)]
 
     def _keep_features(self, cache: TeacherCache | str | os.PathLike[str]) -> None:
-        if len(self.teachers) != 1:
+        if not self.teachers:
             raise TrainingSetupError(
-                f"teacher_cache keeps what alignments read of one teacher; there are {len(self.teachers)}. Pass one "
-                "teacher_model and alignments, or leave teacher_cache out."
+                "teacher_cache keeps what alignments read of a teacher; there is none. Pass a teacher_model and "
+                "alignments, or leave teacher_cache out."
             )
         if not isinstance(cache, TeacherCache):
             cache = TeacherCache(folder=os.fspath(cache))
-        self.cached_teacher = CachedTeacher(self.teachers[0], self.alignments, cache)
-        self.add_callback(self.cached_teacher)
+        self.cached_teachers = tuple(
+            CachedTeacher(teacher, self._alignments_of(number), own)
+            for number, (teacher, own) in enumerate(
+                zip(self.teachers, caches_of(cache, len(self.teachers)), strict=True), start=1
+            )
+        )
+        self.callback_handler.callbacks += self.cached_teachers  # add_callback warns of a second one of a class
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; refuses a run in which nothing could be learned.
@@ -250,8 +256,7 @@ class DistillationTrainer(LearningTrainer):
         inputs = self._with_decoder_ids(inputs)
         step_counts = self._count([inputs]) if num_items_in_batch is None else num_items_in_batch
         rows = None if return_outputs else self._head_rows(inputs)
-        answering = self.teachers if self.cached_teacher is None else (self.cached_teacher,)
-        teachers = [teacher(inputs, rows) for teacher in answering]
+        teachers = [teacher(inputs, rows) for teacher in self.cached_teachers or self.teachers]
         student, outputs, task_loss = self._student_forward(model, inputs, rows, whole=return_outputs)
         with self.accelerator.autocast():
             terms = {

@@ -49,6 +49,7 @@ from distil_trainer.tasks.finished import (
 )
 from distil_trainer.tasks.splits import Split, read_splits, read_unlabelled, sampled
 from distil_trainer.tasks.unlabelled import with_labels, with_placeholders, without_known
+from distil_trainer.teacher import fast_dtype
 from distil_trainer.teacher_cache import TeacherCache
 from distil_trainer.vocabulary import match_pieces
 
@@ -99,7 +100,7 @@ def main(path: str, overrides: list[str]) -> None:
         splits["train"] = sampled(splits["train"], recipe.data.max_train_examples)  # some may lack a rare label
         if recipe.task_stage is not None and recipe.task_stage.unlabelled is not None:
             unknown = without_known(read_unlabelled(recipe.task_stage.unlabelled, words=has_words), splits.values())
-            splits["unlabelled"] = with_placeholders(unknown, names)
+            splits["unlabelled"] = with_placeholders(unknown, names, words=has_words)
         encoded = encode(recipe, splits, names)
     say(f"{len(splits['train'].rows)} examples; labels: {', '.join(names) or 'a number'}")
     models: dict[Any, Any] = {}
@@ -118,7 +119,7 @@ def main(path: str, overrides: list[str]) -> None:
         launch["attn_implementation"] = recipe.attn_implementation
     for seed, role in in_order(recipe, roles):
         model, _ = load(recipe, role, seed, names)
-        teachers = teachers_of(recipe, role, seed)
+        teachers = teachers_of(recipe, role, seed, fast_dtype(args.device))
         others, data = dict[str, Any](launch), dict(encoded[role].hashes)
         unlabelled = data.pop("unlabelled", None)
         if lesson := lesson_of(recipe, role):
@@ -270,26 +271,32 @@ def kept_by(role: str, encoded: dict[Any, Encoded]) -> tuple[int, ...] | None:
     return None
 
 
-def teachers_of(recipe: FinetuneRecipe, role: Any, seed: int) -> list[PreTrainedModel]:
-    """The fine-tuned models that teach this run, if any do."""
+def teachers_of(recipe: FinetuneRecipe, role: Any, seed: int, dtype: torch.dtype) -> list[PreTrainedModel]:
+    """The fine-tuned models that teach this run, if any do, as they compute there."""
     lesson = lesson_of(recipe, role)
     if lesson is None:
         return []
     seeds = recipe.seeds if lesson.teachers == "all_seeds" else (seed,)
     return [
         TASKS[recipe.task].model_class.from_pretrained(
-            folder_of(recipe, "teacher", each), use_safetensors=True, attn_implementation=recipe.attn_implementation
+            folder_of(recipe, "teacher", each),
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation=recipe.attn_implementation,
         )
         for each in seeds
     ]
 
 
-def cache_of(stage: TaskStage, role: str, seed: int, kept_ids: tuple[int, ...] | None) -> TeacherCache | None:
-    """Where what a teacher computes is kept: for each seed another, and for tokens that only this role has."""
-    if stage.teacher_cache is None:
+def cache_of(recipe: FinetuneRecipe, role: Any, seed: int, kept_ids: tuple[int, ...] | None) -> TeacherCache | None:
+    """Where what teachers compute is kept: for other seeds another, and for tokens that only this role has."""
+    stage = recipe.task_stage
+    if stage is None or stage.teacher_cache is None:
         return None
-    name = f"teacher-{seed}" if kept_ids is None else f"teacher-{seed}-for-{role}"
-    return replace(stage.teacher_cache, folder=str(Path(stage.teacher_cache.folder) / name))
+    seeds = recipe.seeds if stage.teachers == "all_seeds" else (seed,)
+    name = "-".join(map(str, ("teacher", *seeds)))
+    folder = Path(stage.teacher_cache.folder) / (name if kept_ids is None else f"{name}-for-{role}")
+    return replace(stage.teacher_cache, folder=str(folder))
 
 
 def stage_values(stage: TaskStage) -> dict[str, Any]:
@@ -329,7 +336,7 @@ def finetune(
         )
     if lesson is not None:
         options |= {"teacher_model": teachers, "alignments": lesson.alignments, "task_weight": lesson.task_weight}
-        options |= {"kept_ids": kept_ids, "teacher_cache": cache_of(lesson, role, seed, kept_ids)}
+        options |= {"kept_ids": kept_ids, "teacher_cache": cache_of(recipe, role, seed, kept_ids)}
     trainer = SameOrder(**options) if lesson is None else TaughtInSameOrder(**options)
     trainer.train()
     return trainer
@@ -364,6 +371,7 @@ def record_of(
         taught_by=stage.teachers if stage else None,
         taught_arguments=stage.training if stage else {},
         alignments=alignment_facts(stage.alignments) if stage else (),
+        teacher_dtype=str(fast_dtype(args.device)).removeprefix("torch.") if stage else None,
         teacher_cache=stage.teacher_cache.dtype if stage and stage.teacher_cache else None,
         top_logits=stage.teacher_cache.top_k if stage and stage.teacher_cache else None,
         evaluations=tuple(

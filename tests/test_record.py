@@ -138,7 +138,10 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         ({"student": {}}, r"Record\.student: the field 'name' is missing"),
         ({"stage": "other"}, r"Record\.stage: expected 'adapt' or 'distill' or 'finetune' or 'prepare'; came 'other'"),
         ({"schema": 2}, r"schema: expected .*`schema` 1.*; came 2"),
-        ({"data": [{"name": "x", "role": "test"}]}, r"Record\.data\[0\]\.role: expected 'train' or 'unlabelled' or 'evaluation'"),
+        (
+            {"data": [{"name": "x", "role": "test"}]},
+            r"Record\.data\[0\]\.role: expected 'train' or 'unlabelled' or 'evaluation'",
+        ),
         ({"loss_curve": {"loss": [[1]]}}, r"Record\.loss_curve\['loss'\]\[0\]"),
     ],
 )

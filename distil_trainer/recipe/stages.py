@@ -186,8 +186,6 @@ class DistillRecipe:
         _check_options(self.method, self.method_options)
         check_alignments(self.alignments, student_layers=self.student.num_hidden_layers)
         check_teachers(self.alignments, len(self.teachers), self.teacher_weights or None)
-        one = self.teacher_cache is None or not self.other_teachers
-        require(one, "teacher_cache", "null: it keeps what is compared of one teacher", "other_teachers")
         for number, other in enumerate(self.other_teachers):
             where = f"other_teachers[{number}].dtype"
             require(other.dtype in (None, self.teacher.dtype), where, "null, or the teacher's", other.dtype)
@@ -255,9 +253,6 @@ class TaskStage:
         check_alignments(self.alignments)
         require(min(ends(self.task_weight)) >= 0, "task_weight", "0 or more", self.task_weight)
         _check_training(self.training, _OF_RUNS)
-        if self.teachers == "all_seeds":
-            is_one = self.teacher_cache is None
-            require(is_one, "teacher_cache", "none: it keeps what one teacher says, not those of all seeds", "one")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ def without_known(split: Split, others: Iterable[Split]) -> Split:
     if not left:
         raise DataError(f"expected examples in {split.facts.name} that are in no other split, got none; take others")
     if out := len(split.rows) - len(left):
-        note = f"Without the {out:,} examples that are labelled or scored on."
+        note = f"Left out, because they are labelled or scored on: {out:,}."
         filtering = " ".join(filter(None, [split.facts.filtering, note]))
         facts = replace(split.facts, examples=len(left), filtering=filtering)
         split = replace(split, rows=split.rows.select(left), facts=facts)
@@ -41,16 +41,17 @@ def _inputs(split: Split, number: int) -> Iterator[str]:
     yield from map(repr, zip(*(split.rows[column] for column in split.columns[:number]), strict=True))
 
 
-def with_placeholders(split: Split, names: Sequence[str]) -> Split:
+def with_placeholders(split: Split, names: Sequence[str], *, words: bool) -> Split:
     """The split with a column for the labels to come, the same for all: where labels go is known by them.
 
     Args:
-        split: examples as words or as texts.
+        split: the examples.
         names: of the labels; none where a label is a number.
+        words: each word has a label, not each text.
     """
     first: Any = names[0] if names else 0.0
     values = split.rows[split.columns[0]]
-    labels = [first if isinstance(value, str) else [first] * len(value or ()) for value in values]
+    labels = [[first] * len(value or ()) if words else first for value in values]
     return replace(split, rows=split.rows.add_column(_COLUMN, labels), columns=(*split.columns, _COLUMN))
 
 
@@ -72,7 +73,7 @@ def with_labels(
         rows: others, with placeholders for labels.
         teachers: the fine-tuned models. They are moved to the device of `args`.
         collator: makes batches.
-        args: device, size of a batch, and whether to compute in a lower precision.
+        args: the device, and the size of a batch.
         kept_ids: the teachers' ids of the pieces in `rows`, if these are not the same.
     """
     labels: list[Any] = []
@@ -98,9 +99,7 @@ def _labelled(
     places = batch.pop("labels")
     if kept_ids is not None:
         batch["input_ids"] = torch.tensor(kept_ids, device=args.device)[batch["input_ids"]]
-    lower = torch.bfloat16 if args.bf16 else torch.float16
-    with torch.autocast(args.device.type, lower, enabled=args.bf16 or args.fp16):
-        scores = [teacher.to(args.device).eval()(**batch).logits.float() for teacher in teachers]
+    scores = [teacher.to(args.device).eval()(**batch).logits.float() for teacher in teachers]
     if scores[0].shape[-1] == 1:
         return torch.stack(scores).mean(0).squeeze(-1).tolist()
     found = torch.stack([score.softmax(-1) for score in scores]).mean(0).argmax(-1)

@@ -5,6 +5,6 @@ where the same rows come again: in later epochs, or in later runs.
 """
 
 from distil_trainer.teacher_cache.cached import CachedTeacher
-from distil_trainer.teacher_cache.settings import TeacherCache
+from distil_trainer.teacher_cache.settings import TeacherCache, caches_of
 
-__all__ = ["CachedTeacher", "TeacherCache"]
+__all__ = ["CachedTeacher", "TeacherCache", "caches_of"]

@@ -1,7 +1,8 @@
 """Where and how the features of a teacher are kept, and what cannot be."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from distil_trainer.alignment import Alignment
@@ -42,6 +43,21 @@ class TeacherCache:
             )
         if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
             raise TrainingSetupError(f"top_k should be a whole number from 1, or None; got {self.top_k!r}.")
+
+
+def caches_of(cache: TeacherCache, teachers: int) -> list[TeacherCache]:
+    """Where each of several teachers' features are kept: a folder for each in that of `cache`; one teacher has it all.
+
+    Raises:
+        TrainingSetupError: `top_k` for several, whose mean is one of all logits.
+    """
+    if teachers == 1:
+        return [cache]
+    if cache.top_k is not None:
+        raise TrainingSetupError(
+            f"top_k keeps some logits of one teacher, and the mean of {teachers} is one of all logits. Leave top_k out."
+        )
+    return [replace(cache, folder=str(Path(cache.folder) / f"teacher-{number}")) for number in range(1, teachers + 1)]
 
 
 def check_supported(teacher: Teacher, alignments: Sequence[Alignment], cache: TeacherCache) -> None:

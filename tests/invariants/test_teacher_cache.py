@@ -37,7 +37,7 @@ for _ in range(2):
     trainer = distil(args, folder)
     seen = forwards(trainer)
     trainer.train()
-    runs.append((trainer.cached_teacher.misses, sum(seen)))
+    runs.append((trainer.cached_teachers[0].misses, sum(seen)))
 weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
 torch.save({"weights": weights, "runs": runs}, f"{folder}/{args.process_index}.pt")
 os._exit(0)  # see test_processes.py

@@ -350,6 +350,9 @@ def test_what_the_teachers_predict_is_kept_for_each_seed(finetune, sentences, tm
     assert capsys.readouterr().out.count("taken over from") == 4
     finetune(recipe, "seeds=[1]", "resume=true", elsewhere, "task_stage.teacher_cache.dtype=float32")
     assert "student-1.json: task_stage\n" in capsys.readouterr().out
+    finetune(recipe, "resume=true", "task_stage.teachers=all_seeds")
+    together = tmp_path / "kept" / "teacher-1-2"
+    assert sorted(path.name for path in together.iterdir()) == ["teacher-1", "teacher-2"]
 
 
 def test_the_student_learns_from_what_the_teachers_say_of_unlabelled_text(finetune, sentences, tmp_path, capsys):
@@ -369,7 +372,7 @@ def test_the_student_learns_from_what_the_teachers_say_of_unlabelled_text(finetu
     assert "student-1.json: task_stage, teachers, unlabelled\n" in out
     facts = {d.role: d for d in record.data}["unlabelled"]
     assert (facts.name, facts.examples) == ("Others", 40)
-    assert facts.filtering == "Without the 1 examples that are labelled or scored on."
+    assert facts.filtering == "Left out, because they are labelled or scored on: 1."
     assert {e.dataset_split for e in record.evaluations} == {"test"}
     finetune(taught, "resume=true")
     assert capsys.readouterr().out.count("taken over from") == 4
@@ -381,7 +384,7 @@ def test_the_student_learns_from_what_the_teachers_say_of_unlabelled_text(finetu
     page = render_card(student, record)
     assert "it learned from 40 of Others, with the labels that these teachers together gave them." in page
     assert (
-        "- Others, split `train`; 40 examples; labelled by the teacher, for fine-tuning before the evaluation." in page
+        "- Others, split `train`; 40 examples; labelled by the teacher; for fine-tuning before the evaluation." in page
     )
     assert "also on Others (40)" in render_card(student, finetune(recipe, "resume=true"), record)
 
@@ -408,10 +411,6 @@ def test_the_teacher_alone_is_enough(finetune, sentences, capsys):
         (
             {"task_stage": LESSON | {"training": {"seed": 3}}},
             r"task_stage\.training\.seed: this is seeds at the top of the recipe; give it there only",
-        ),
-        (
-            {"task_stage": LESSON | {"teachers": "all_seeds", "teacher_cache": {"folder": "kept"}}},
-            r"task_stage\.teacher_cache: expected none: it keeps what one teacher says, not those of all seeds",
         ),
         (
             {

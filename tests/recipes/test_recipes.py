@@ -184,7 +184,6 @@ def test_a_teacher_cache(tmp_path):
     assert "computed once, and kept in `float32`." in (tmp_path / "student" / "README.md").read_text()
     assert list((tmp_path / "kept").glob("shard-*.safetensors"))
     for others, message in (
-        ([f"other_teachers=[{{name: {tmp_path}}}]"], "teacher_cache: expected null: it keeps what is compared of one"),
         (["teacher_cache.dtype=int8"], "teacher_cache.dtype: expected one of float32, bfloat16, float16"),
         (["teacher_cache.top_k=0"], "top_k should be a whole number from 1, or None; got 0"),
     ):

@@ -49,7 +49,7 @@ def test_what_is_in_another_split_is_left_out():
     assert left.rows["tokens"] == [["a"], ["d"]]
     assert (left.facts.examples, left.facts.filtering) == (
         2,
-        "Without the 1 examples that are labelled or scored on.",
+        "Left out, because they are labelled or scored on: 1.",
     )
     assert without_known(ours, [split("tokens", "tags", tokens=[["x"]], tags=[["O"]])]) is ours
     with pytest.raises(DataError, match="expected examples in Text that are in no other split, got none"):
@@ -64,12 +64,12 @@ def test_pairs_are_the_same_only_if_both_texts_are():
 
 @pytest.mark.parametrize(("names", "first"), [(["yes", "no"], "yes"), ([], 0.0)])
 def test_texts_have_one_placeholder(names, first):
-    given = with_placeholders(split("text", text=["a", "b"]), names)
+    given = with_placeholders(split("text", text=["a", "b"]), names, words=False)
     assert given.rows[given.columns[-1]] == [first, first]
 
 
 def test_words_have_a_placeholder_each():
-    given = with_placeholders(split("tokens", tokens=[["a"], ["b", "c"]]), ["O", "B-PER"])
+    given = with_placeholders(split("tokens", tokens=[["a"], ["b", "c"]]), ["O", "B-PER"], words=True)
     assert given.rows[given.columns[-1]] == [["O"], ["O", "O"]]
 
 

@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from distil_trainer import Alignment, DistillationTrainer, build_student, methods, student_config
+from distil_trainer.errors import TrainingSetupError
 from distil_trainer.teacher_cache import TeacherCache
 
 LAYER = {"student_layer": 2, "teacher_layer": 4}
@@ -176,7 +177,7 @@ def test_training_makes_the_same_student_and_runs_the_teacher_in_the_first_epoch
         trainer.train()
         runs.append(flat_weights(trainer.model))
     assert (runs[1] - runs[0]).norm() <= 1e-6 * runs[0].norm()
-    assert trainer.cached_teacher.misses == ROWS
+    assert trainer.cached_teachers[0].misses == ROWS
     assert sum(seen) == ROWS + 1  # the first example also tells what the head is
     again = trainer_of(make_args, bert(), alignments, cache=float32(tmp_path), args=args, task_weight=0.5)
     seen = forwards(again)
@@ -185,11 +186,33 @@ def test_training_makes_the_same_student_and_runs_the_teacher_in_the_first_epoch
     assert torch.equal(flat_weights(again.model), runs[1])
 
 
+@pytest.mark.parametrize("model_class", [BertForMaskedLM, BertForTokenClassification])
+def test_several_teachers_are_kept_apart(make_args, tmp_path, model_class):
+    """Logits against the mean of both, and a layer of the second; each has a folder of its own."""
+    sizes = {"num_labels": 99} if model_class is BertForTokenClassification else {}
+    teachers = [bert(model_class, seed=seed, **sizes) for seed in (1, 2)]
+    layer = Alignment(feature="hidden_states", student_layer=2, teacher_layer=3, teacher=2)
+    student = build_student(teachers[0], student_config(teachers[0].config, num_hidden_layers=2))
+    losses = []
+    for cache in (None, float32(tmp_path), float32(tmp_path)):
+        alignments = [*ALIGNMENTS["logits, labels"], layer]
+        trainer = trainer_of(make_args, teachers, alignments, cache=cache, student=student)
+        found = trainer.evaluate()
+        losses.append({name: value for name, value in found.items() if "loss" in name})
+    for kept in losses[1:]:
+        assert kept == pytest.approx(losses[0], rel=2e-6, abs=1e-9)
+    assert [(answer.hits, answer.misses) for answer in trainer.cached_teachers] == [(ROWS, 0)] * 2
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["teacher-1", "teacher-2"]
+    top = TeacherCache(folder=str(tmp_path / "top"), top_k=3)
+    with pytest.raises(TrainingSetupError, match="the mean of 2 is one of all logits"):
+        trainer_of(make_args, teachers, alignments, cache=top, student=student)
+
+
 def test_only_missing_rows_are_computed_and_equal_ones_once(make_args, tmp_path):
     trainer = trainer_of(make_args, bert(), ALIGNMENTS["hidden"], cache=float32(tmp_path))
     first, second, third = ragged_examples(3, seed=5)
     seen = forwards(trainer)
-    answer = trainer.cached_teacher
+    answer = trainer.cached_teachers[0]
     answer(pad_batch([first, second]))
     features = answer(pad_batch([third, second, third, first]))
     assert seen == [2, 1]
@@ -205,7 +228,7 @@ def test_what_is_not_finite_is_not_kept(make_args, tmp_path):
     trainer = trainer_of(make_args, teacher, ALIGNMENTS["hidden"], cache=float32(tmp_path))
     sound, broken = ([{"input_ids": ids, "attention_mask": [1, 1, 1]}] for ids in ([5, 6, 7], [5, 9, 7]))
     teacher.get_input_embeddings().weight[9] = torch.nan
-    answer = trainer.cached_teacher
+    answer = trainer.cached_teachers[0]
     for _ in range(2):
         assert answer(pad_batch(sound + broken)).hidden_states[4].isnan().any(-1).tolist() == [[False] * 3, [True] * 3]
     assert (answer.hits, answer.misses) == (1, 3)  # the broken row is computed again

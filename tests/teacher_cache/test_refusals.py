@@ -127,14 +127,10 @@ def test_numbers_beyond_float16(tmp_path):
         cached(tmp_path, model, HIDDEN, dtype="float16")(pad_batch(ragged_examples(2)))
 
 
-def test_a_cache_without_a_teacher_or_with_several(make_args, tmp_path):
+def test_a_cache_without_a_teacher(make_args, tmp_path):
     options = {"model": tiny_model(BertModel), "args": make_args(), "teacher_cache": tmp_path / "cache"}
-    with pytest.raises(TrainingSetupError, match=r"read of one teacher; there are 0\. Pass one"):
+    with pytest.raises(TrainingSetupError, match=r"read of a teacher; there is none\. Pass a"):
         DistillationTrainer(**options, alignments=[HIDDEN])
-    two = [tiny_model(BertForMaskedLM, seed=seed) for seed in (1, 2)]
-    options["model"] = tiny_model(BertForMaskedLM)
-    with pytest.raises(TrainingSetupError, match="there are 2"):
-        DistillationTrainer(**options, teacher_model=two, alignments=[KL])
 
 
 def test_a_cache_of_other_teachers_or_features_is_refused_before_training(make_args, tmp_path):
