@@ -1,6 +1,6 @@
 """A multilingual encoder with the words of one language: a head for masked words, and no piece that the text needs not.
 
-    python recipes/swedish_e5/trim.py MODEL FOLDER TEXT... [--coverage 0.999]
+    python recipes/swedish_e5/trim.py MODEL FOLDER TEXT... [--coverage 0.999] [--multiple-of 64]
 
 MODEL is a folder or an id on the Hub; TEXT are .txt or .txt.gz, a sentence a line. The head is new if there is none:
 `recipes/adapt.py` trains it.
@@ -26,9 +26,14 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("text", nargs="+")
     parser.add_argument("--coverage", type=float, default=0.999, help="the share of the text's tokens to keep")
+    parser.add_argument("--multiple-of", type=int, default=64, help="what the number of pieces is to be")
     options = parser.parse_args()
     texts = raw_texts(TextData(files=tuple(options.text), name="text"))
-    trimmed = trim_vocabulary(load_tokenizer(options.model), texts, coverage=options.coverage, multiple_of=64)
+    tokenizer, limits = (
+        load_tokenizer(options.model),
+        {"coverage": options.coverage, "multiple_of": options.multiple_of},
+    )
+    trimmed = trim_vocabulary(tokenizer, texts, **limits)
     print(trimmed)
     set_seed(SEED)  # of the head
     logging.set_verbosity_error()  # that it is new is meant

