@@ -421,6 +421,18 @@ def test_the_teacher_alone_is_enough(finetune, sentences, capsys):
             },
             r"hidden_states_s1_t2: there are 2 teachers; say whose layer is meant",
         ),
+        (
+            {"task_stage": LESSON | {"unlabelled": {"name": "Others"}}},
+            r"task_stage\.unlabelled\.files: expected at least one path, or a hub_id; came",
+        ),
+        (
+            {"task_stage": LESSON | {"unlabelled": {"name": "Others", "files": ["x.jsonl"], "max_examples": 0}}},
+            r"task_stage\.unlabelled\.max_examples: expected at least 1, or null; came 0",
+        ),
+        (
+            {"task": "sentence-similarity", "task_stage": LESSON | {"unlabelled": {"name": "Others", "hub_id": "a/b"}}},
+            r"text_columns: expected two columns; came \('text',\)",
+        ),
         ({"task_stage": LESSON | {"roles": []}}, r"task_stage\.roles: expected student, undistilled or both"),
         ({"task_stage": LESSON | {"roles": ["teacher"]}}, r"task_stage\.roles\[0\]: expected one of student, undis"),
         ({"task_stage": LESSON | {"task_weight": -1}}, r"task_stage\.task_weight: expected 0 or more; came -1"),

@@ -1,16 +1,21 @@
 """Examples that teachers label: which are taken, and what their labels are."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import word_tokenizer
 from datasets import Dataset
+from forked import run_forked
 from torch import nn
 from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding, TrainingArguments
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from distil_trainer.errors import DataError
+from distil_trainer.recipe import UnlabelledData
 from distil_trainer.record import DataFacts
-from distil_trainer.tasks.splits import Split
+from distil_trainer.tasks.splits import Split, read_unlabelled
 from distil_trainer.tasks.unlabelled import with_labels, with_placeholders, without_known
 
 WORDS = [f"w{i}" for i in range(9)]
@@ -40,6 +45,24 @@ def args(tmp_path):
     return TrainingArguments(
         output_dir=str(tmp_path), per_device_eval_batch_size=2, use_cpu=True, report_to="none", disable_tqdm=True
     )
+
+
+def test_a_data_set_of_the_hub_is_read_without_its_labels(tmp_path, monkeypatch):
+    """A folder laid out as a data set is at refs/convert/parquet, in its place."""
+    monkeypatch.chdir(tmp_path)
+    for part, number in (("train", 3), ("test", 2)):
+        folder = tmp_path / "org" / "name" / "default" / part
+        folder.mkdir(parents=True)
+        Dataset.from_dict({"tokens": [[part]] * number, "ner_tags": [["O"]] * number}).to_parquet(
+            folder / "0000.parquet"
+        )
+    source = {"name": "Name", "hub_id": "org/name", "config": "default", "revision": "refs/convert/parquet"}
+    both = read_unlabelled(UnlabelledData(**source, splits=("train", "test")), words=True)
+    assert both.rows["tokens"] == [["train"]] * 3 + [["test"]] * 2
+    assert both.rows.column_names == ["tokens"]
+    assert (both.facts.role, both.facts.split, both.facts.examples) == ("unlabelled", "train+test", 5)
+    some = read_unlabelled(UnlabelledData(**source, max_examples=2), words=True)
+    assert (len(some.rows), some.facts.filtering) == (2, "2 of its 3 examples, drawn at random.")
 
 
 def test_what_is_in_another_split_is_left_out():
@@ -128,3 +151,30 @@ def test_texts_get_a_class_or_a_number(args, classes):
         assert [table[ids].sum(0)[label].item() for ids, label in zip(rows["input_ids"], found, strict=True)] == [
             table[ids].sum(0).max().item() for ids in rows["input_ids"]
         ]
+
+
+def label_in_each_process(folder):
+    """Leaves what this process has of one row, and of five."""
+    args = TrainingArguments(output_dir=str(folder), per_device_eval_batch_size=2, use_cpu=True, report_to="none")
+    teacher, collator = (
+        Says(torch.eye(3)[torch.arange(20) % 3]),
+        DataCollatorForTokenClassification(word_tokenizer(WORDS)),
+    )
+    found = []
+    for number in (1, 5):
+        ids = [[5 + row] * (row + 1) for row in range(number)]
+        rows = Dataset.from_dict(
+            {
+                "input_ids": ids,
+                "attention_mask": [[1] * len(row) for row in ids],
+                "labels": [[0] * len(row) for row in ids],
+            }
+        )
+        found.append(with_labels(rows, rows, [teacher], collator, args)["labels"][number:])
+    (Path(folder) / f"{args.process_index}.json").write_text(json.dumps(found))
+
+
+def test_processes_share_the_work_and_have_all_of_it(tmp_path):
+    run_forked("tasks.test_unlabelled", "label_in_each_process", tmp_path)
+    expected = [[[(5 + row) % 3] * (row + 1) for row in range(number)] for number in (1, 5)]
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)] == [expected] * 2
