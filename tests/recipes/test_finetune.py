@@ -75,6 +75,11 @@ def test_every_recipe_runs(path, tmp_path, sentences, capsys):
         file = write_lines(tmp_path / "texts.jsonl", [{**texts, recipe.data.label_column: i % 2} for i in range(40)])
     overrides = [f"models={json.dumps(models)}", f"data.train=[{file}]", f"data.test=[{file}]"]
     overrides += ["also_test=[]", "seeds=[1]", f"output_dir={tmp_path / 'out'}"]
+    if recipe.task_stage is not None and recipe.task_stage.unlabelled is not None:
+        others = write_lines(tmp_path / "others.jsonl", [{"tokens": WORDS[:4]}])
+        overrides.append(f"task_stage.unlabelled.files=[{others}]")
+    if recipe.task_stage is not None and recipe.task_stage.teacher_cache is not None:
+        overrides.append(f"task_stage.teacher_cache.folder={tmp_path / 'kept'}")
     script("finetune").main(str(path), [*overrides, *SHORT])
     record = Record.load(tmp_path / "out" / "finetune.json")
     assert [evaluation.role for evaluation in record.evaluations][: len(models)] == list(models)
