@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from datasets import Dataset
 
@@ -10,6 +11,8 @@ from distil_trainer.hub_data import commit_of
 from distil_trainer.recipe import ScoredData, TaskData, UnlabelledData
 from distil_trainer.record import DataFacts
 from distil_trainer.tasks.labelled import map_types, read_files, read_hub
+
+Wanted = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]  # a part of a data set -> files, and splits of the Hub
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,24 +49,9 @@ def read_splits(data: TaskData, also_test: Sequence[ScoredData], *, words: bool)
 def read_unlabelled(data: UnlabelledData, *, words: bool) -> Split:
     """Examples without their labels. Raises DataError as `read_splits` does."""
     columns = (data.tokens_column,) if words else data.text_columns
-    revision, hub_id = data.revision, data.hub_id or ""
-    if data.files:
-        rows = read_files(data.files, columns)
-    else:
-        revision = commit_of(hub_id, revision) or revision  # all splits of one commit
-        rows = read_hub(hub_id, data.splits, columns, config=data.config, revision=revision)
-    facts = DataFacts(
-        name=data.name,
-        role="unlabelled",
-        hub_id=data.hub_id,
-        config=data.config,
-        split="+".join(data.splits),
-        revision=revision,
-        license=data.license,
-        language=data.language,
-        examples=len(rows),
-    )
-    return sampled(Split(rows=rows, columns=columns, facts=facts), data.max_examples)
+    rows, revision = _rows(data, {"unlabelled": (data.files, data.splits)}, columns, are_files=bool(data.files))
+    facts = _facts(data, "unlabelled", data.splits, revision, len(rows["unlabelled"]))
+    return sampled(Split(rows=rows["unlabelled"], columns=columns, facts=facts), data.max_examples)
 
 
 def sampled(split: Split, number: int | None) -> Split:
@@ -76,20 +64,10 @@ def sampled(split: Split, number: int | None) -> Split:
     return replace(split, rows=sample_rows(split.rows, number), facts=facts)
 
 
-def _read(
-    source: ScoredData, wanted: dict[str, tuple[tuple[str, ...], tuple[str, ...]]], words: bool
-) -> dict[str, Split]:
-    """The `wanted` parts, each files or splits of the Hub, of one data set."""
+def _read(source: ScoredData, wanted: Wanted, words: bool) -> dict[str, Split]:
+    """The `wanted` parts of one data set."""
     columns = (source.tokens_column, source.tags_column) if words else (*source.text_columns, source.label_column)
-    revision, hub_id = source.revision, source.hub_id or ""
-    if source.test:
-        rows = {key: read_files(patterns, columns) for key, (patterns, _) in wanted.items()}
-    else:
-        revision = commit_of(hub_id, revision) or revision  # all splits of one commit
-        rows = {
-            key: read_hub(hub_id, names, columns, config=source.config, revision=revision)
-            for key, (_, names) in wanted.items()
-        }
+    rows, revision = _rows(source, wanted, columns, are_files=bool(source.test))
     filtering = None
     if source.rename_types or source.keep_types is not None:
         rows = map_types(rows, source.tags_column, rename=source.rename_types, keep=source.keep_types)
@@ -100,19 +78,48 @@ def _read(
         key: Split(
             rows=rows[key],
             columns=columns,
-            facts=DataFacts(
-                name=source.name,
-                role="train" if key == "train" else "evaluation",
-                hub_id=source.hub_id,
-                config=source.config,
-                split="+".join(names),
-                revision=revision,
-                license=source.license,
-                language=source.language,
-                examples=len(rows[key]),
-                filtering=filtering,
+            facts=_facts(
+                source, "train" if key == "train" else "evaluation", names, revision, len(rows[key]), filtering
             ),
             kept_types=source.keep_types or (),
         )
         for key, (_, names) in wanted.items()
     }
+
+
+def _rows(
+    source: ScoredData | UnlabelledData, wanted: Wanted, columns: tuple[str, ...], *, are_files: bool
+) -> tuple[dict[str, Dataset], str | None]:
+    """The `columns` of the `wanted` parts, and the revision that they are of: all are of one commit."""
+    if are_files:
+        return {key: read_files(patterns, columns) for key, (patterns, _) in wanted.items()}, source.revision
+    hub_id = source.hub_id or ""
+    revision = commit_of(hub_id, source.revision) or source.revision
+    rows = {
+        key: read_hub(hub_id, names, columns, config=source.config, revision=revision)
+        for key, (_, names) in wanted.items()
+    }
+    return rows, revision
+
+
+def _facts(
+    source: ScoredData | UnlabelledData,
+    role: Literal["train", "unlabelled", "evaluation"],
+    splits: tuple[str, ...],
+    revision: str | None,
+    examples: int,
+    filtering: str | None = None,
+) -> DataFacts:
+    """What the record says of one part."""
+    return DataFacts(
+        name=source.name,
+        role=role,
+        hub_id=source.hub_id,
+        config=source.config,
+        split="+".join(splits),
+        revision=revision,
+        license=source.license,
+        language=source.language,
+        examples=examples,
+        filtering=filtering,
+    )

@@ -8,10 +8,10 @@ MODEL is a folder or an id on the Hub; TEXT are .txt or .txt.gz, a sentence a li
 
 import argparse
 
-from transformers import AutoModelForMaskedLM, set_seed
+from transformers import set_seed
 from transformers.utils import logging
 
-from distil_trainer.recipe import TextData, load_tokenizer
+from distil_trainer.recipe import TeacherSource, TextData, load_model, load_tokenizer
 from distil_trainer.text import raw_texts
 from distil_trainer.vocabulary import trim_vocabulary
 from distil_trainer.word_tables import trim_embeddings
@@ -37,7 +37,8 @@ def main() -> None:
     print(trimmed)
     set_seed(SEED)  # of the head
     logging.set_verbosity_error()  # that it is new is meant
-    model = trim_embeddings(AutoModelForMaskedLM.from_pretrained(options.model), trimmed.kept_ids)
+    whole = load_model(TeacherSource(name=options.model, model_class="AutoModelForMaskedLM"))
+    model = trim_embeddings(whole, trimmed.kept_ids)
     model.save_pretrained(options.folder)
     trimmed.tokenizer.save_pretrained(options.folder)
     print(f"{options.folder}: {len(trimmed.tokenizer):,} pieces, {model.num_parameters():,} parameters")
